@@ -1,0 +1,171 @@
+"""MiniStack as a child process: S3, DynamoDB, CloudFormation, IAM and STS on one loopback port, gone when we are gone.
+
+MiniStack pins an older botocore than ours, so it lives in an environment of its own and is only ever reached as a
+process (`.venv/bin/ministack`).
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from accession.errors import AccessionError
+
+START_SECONDS = 30.0  # a start takes 0.5 s on two idle cores; a machine under full load still gets there
+STOP_SECONDS = 5.0
+ATTEMPTS = 3  # between our choosing a free port and MiniStack's binding it, somebody else may take it
+SERVICES = "s3,dynamodb,cloudformation,iam,sts"
+
+# The child holds the reading end of a pipe and ends when the pipe closes, which the kernel does however we end: return,
+# exception, Ctrl-C or SIGKILL. No process group to hunt down, and it works outside Linux too.
+_CHILD = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+from ministack.app import main
+sys.argv = ["ministack"]
+main()
+"""
+
+
+@dataclass(frozen=True)
+class MiniStack:
+    """A running MiniStack: where it answers, and the environment that points boto3 at it."""
+
+    endpoint: str
+    region: str
+    pid: int
+    log: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables boto3, the AWS CLI and Airflow's hooks need to talk to this MiniStack and to nothing else."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@contextlib.contextmanager
+def start_ministack(
+    *, port: int | None = None, persist: Path | None = None, log: Path | None = None, region: str = "us-east-1"
+) -> Iterator[MiniStack]:
+    """Run MiniStack on 127.0.0.1 until the block ends, however it ends; raises AccessionError when it will not start.
+
+    Without `port` a free one is found. State is in memory unless `persist` names a folder to keep it in. The log goes
+    to `log`, or to a temporary folder that ends with the process.
+    """
+    with tempfile.TemporaryDirectory(prefix="accession-ministack-") as scratch:
+        log = log or Path(scratch) / "ministack.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process, port = _start(port, Path(scratch), persist, log, region)
+        try:
+            yield MiniStack(endpoint=f"http://127.0.0.1:{port}", region=region, pid=process.pid, log=log)
+        finally:
+            _stop(process, save=persist is not None)
+
+
+def _start(
+    port: int | None, scratch: Path, persist: Path | None, log: Path, region: str
+) -> tuple[subprocess.Popen[bytes], int]:
+    for attempt in range(1 if port else ATTEMPTS):
+        chosen = port or _find_free_port()
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603 -- our own interpreter, no shell
+                [str(_find_interpreter()), "-c", _CHILD],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_child_environ(chosen, scratch, persist, region),
+                start_new_session=True,  # Ctrl-C reaches us alone; we end the child in order
+            )
+        try:
+            if _wait_until_ready(process, chosen):
+                return process, chosen
+        except BaseException:
+            _stop(process)
+            raise
+        _stop(process)
+        if attempt == ATTEMPTS - 1 or port:
+            break
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it wrote nothing"]
+    raise AccessionError(f"MiniStack did not start on port {chosen}: {tail[0]} (full log: {log}).")
+
+
+def _find_interpreter() -> Path:
+    beside = Path(sys.executable).with_name("ministack")
+    script = str(beside) if beside.exists() else shutil.which("ministack")
+    if not script:
+        raise AccessionError("MiniStack is not installed beside this Python; run `make setup`.")
+    return Path(script).resolve().with_name("python")
+
+
+def _child_environ(port: int, scratch: Path, persist: Path | None, region: str) -> dict[str, str]:
+    """Nothing of ours leaks in: no credentials, no PYTHONPATH (a plugin folder there would be imported)."""
+    state = persist or scratch / "state"
+    keep = "1" if persist else "0"
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "MINISTACK_HOST": "127.0.0.1",
+        "MINISTACK_REGION": region,
+        "SERVICES": SERVICES,
+        "IOT_MTLS_ENABLED": "0",  # else it listens on port 8883 of every interface
+        "SFTP_ENABLED": "0",
+        "DOCKER_HOST": f"unix://{scratch}/no-docker.sock",  # else it removes containers of another MiniStack at start
+        "PERSIST_STATE": keep,
+        "STATE_DIR": str(state),
+        "S3_PERSIST": keep,
+        "S3_DATA_DIR": str(state / "s3"),
+        "LOG_LEVEL": "WARNING",
+    }
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """True once the child answers; False when it ended or the time is over."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        # Asked before the request: were the port taken by another, that other would answer for a child that is dead.
+        if process.poll() is not None:
+            return False
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=1) as answer:  # noqa: S310
+                if answer.status == 200:  # and still ours
+                    return process.poll() is None
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.05)
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes], *, save: bool = False) -> None:
+    """End the child: asked first when it has state to save, killed at once when it has none."""
+    if save and process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    process.kill()
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
