@@ -1,4 +1,4 @@
-"""What every suite stands on: a real MiniStack, a fresh library per test, no way off this machine, a temporary Airflow."""
+"""What every suite stands on: a real MiniStack, a fresh library per test, no way off the machine, an Airflow home."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
         host = address[0]
         if isinstance(host, bytes):
             host = host.decode()
-        if host and host not in {"localhost", "::1", "0.0.0.0"} and not host.startswith("127."):  # noqa: S104
+        if host and host not in {"localhost", "::1", "0.0.0.0"} and not host.startswith("127."):
             raise LeftTheMachineError(f"a test tried to reach {host}; tests talk to this machine only")
 
 
@@ -132,7 +132,7 @@ def table_definitions() -> list[dict[str, Any]]:
         pass
 
     Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
-    template = yaml.load((REPO / "include/cloudformation/tables.yaml").read_text(), Loader)  # noqa: S506
+    template = yaml.load((REPO / "include/cloudformation/tables.yaml").read_text(), Loader)
     keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
     return [
         {key: resource["Properties"][key] for key in keys}

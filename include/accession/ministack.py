@@ -151,7 +151,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
         if process.poll() is not None:
             return False
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=1) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=1) as answer:
                 if answer.status == 200:  # and still ours
                     return process.poll() is None
         except (OSError, urllib.error.URLError):
