@@ -132,7 +132,7 @@ def _make_isbn(number: int) -> str:
 
 
 def _user_books(users: int, books: int, count: int, orphans: int, odd: int) -> Iterator[tuple[Any, ...]]:
-    """Pairs that never repeat: each user walks through the books with a stride that shares no factor with their count."""
+    """Pairs that never repeat: each user walks through the books in steps that share no factor with their count."""
     draw = random.Random(SEED + 2)  # noqa: S311
     stride = next(n for n in range(max(1, books * 5 // 8), 2 * books + 2) if math.gcd(n, books) == 1)
     for number in range(1, count + 1):

@@ -1,0 +1,295 @@
+"""Row → item: assemble, check, measure, checksum. Pure: no clock, no network, no logging.
+
+An item is DynamoDB's typed JSON (`{"title": {"S": "Emma"}}`, binary as base64), serialised once, here; these bytes go
+over the wire later. What the service would refuse is found here, so that one bad row never sinks the batch around it.
+The types are in values.py.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from accession.mapping import Entity, Mapping
+from accession.values import NULL, TypedValue, ValueProblem, choose_converter, normalize_number
+
+TypedItem = dict[str, Any]
+
+TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchanged` compares it
+
+# Amazon DynamoDB Developer Guide, "Service quotas": item size with attribute names; key lengths in bytes of UTF-8.
+MAX_ITEM_BYTES = 400 * 1024
+MAX_PARTITION_KEY_BYTES = 2048
+MAX_SORT_KEY_BYTES = 1024
+# "Read and write operations": one write unit for each 1 KB begun; an index that holds the item costs the same again.
+WRITE_UNIT_BYTES = 1024
+
+MASK = "•••"
+FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
+
+
+class Reject(Exception):
+    """A row that cannot be migrated. `column` names the source column; the message is the reason, values masked."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column = column
+
+
+class Orphan(Reject):
+    """A reference to a parent that has no new id."""
+
+    def __init__(self, column: str, parent: str, old_key: Any) -> None:
+        super().__init__(column, f"{column} {old_key!r} refers to no {parent}")
+        self.parent = parent
+        self.old_key = old_key
+
+
+class Prepared(NamedTuple):
+    """An item ready to be written."""
+
+    item: TypedItem
+    data: bytes
+    checksum: bytes
+    write_units: int
+
+
+def canonical_json(item: TypedItem) -> bytes:
+    """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
+    for value in item.values():
+        if "S" not in value:
+            item = {name: _canonical(value) for name, value in item.items()}
+            break
+    return orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+
+
+def _canonical(value: TypedValue) -> TypedValue:
+    if "S" in value:
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "N":
+            return {"N": _canonical_number(content)}
+        case "M":
+            return {"M": {name: _canonical(field) for name, field in content.items()}}
+        case "L":
+            return {"L": [_canonical(element) for element in content]}
+        case "NS":
+            return {"NS": sorted(_canonical_number(number) for number in content)}
+        case "SS" | "BS":
+            return {kind: sorted(content)}
+        case _:
+            return value
+
+
+def _canonical_number(text: str) -> str:
+    if text.isdigit() and (text[0] != "0" or text == "0") and len(text) <= 38:
+        return text
+    return normalize_number(Decimal(text))
+
+
+def checksum_item(item: TypedItem) -> bytes:
+    """SHA-256 over the canonical JSON: the same for an item to be written and the same item read back."""
+    return hashlib.sha256(canonical_json(item)).digest()
+
+
+def measure_item(item: TypedItem) -> int:
+    """Size in bytes as DynamoDB counts it (Developer Guide, "DynamoDB item sizes and formats")."""
+    return sum(len(name.encode()) + _measure(value) for name, value in item.items())
+
+
+def _measure(value: TypedValue) -> int:
+    ((kind, content),) = value.items()
+    match kind:
+        case "S":
+            return len(content.encode())
+        case "N":
+            digits = len(content.lstrip("-").replace(".", "").strip("0").split("E")[0])
+            return (digits + 1) // 2 + 1 + content.startswith("-")
+        case "B":
+            return len(content) * 3 // 4 - content.count("=")
+        case "M":
+            return 3 + sum(len(name.encode()) + 1 + _measure(field) for name, field in content.items())
+        case "L":
+            return 3 + sum(1 + _measure(element) for element in content)
+        case "SS":
+            return sum(len(element.encode()) for element in content)
+        case "NS":
+            return sum(_measure({"N": element}) for element in content)
+        case "BS":
+            return sum(_measure({"B": element}) for element in content)
+        case _:
+            return 1
+
+
+class ItemBuilder:
+    """Makes the items of one entity. A row is a sequence of the values of `entity.columns` in that order, followed by
+    the new ids that `entity.references` resolve to (None: unknown), in their order."""
+
+    def __init__(self, entity: Entity, mapping: Mapping, namespace: UUID) -> None:
+        self.entity = entity
+        self._key = entity.target.key
+        self._namespace = namespace.bytes
+        self._prefix = f"{entity.name}/".encode()
+        position = {column: index for index, column in enumerate(entity.columns)}
+        limits: dict[str, int] = {}
+        for names in entity.indexes.values():
+            for name, limit in zip(names, (MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES), strict=False):
+                limits[name] = min(limit, limits.get(name, limit))
+        self._index_limits = limits
+        self._references = [
+            (name, entity.attributes[name].column or "", position[entity.attributes[name].column or ""], len(position) + i)
+            for i, name in enumerate(entity.references)
+        ]
+        self._fields = [
+            (name, position[a.column], choose_converter(a, mapping.timezone), self._default(a), name in limits)
+            for name, a in entity.attributes.items()
+            if a.column is not None and not a.references
+        ]
+        self._constants = {
+            name: choose_converter(a, mapping.timezone)(a.default)
+            for name, a in entity.attributes.items()
+            if a.column is None and not a.is_first_seen
+        }
+        self._first_seen = [n for n, a in entity.attributes.items() if a.column is None and a.is_first_seen]
+        self._first_seen_defaults = [n for n, a in entity.attributes.items() if a.column is not None and a.is_first_seen]
+
+    @staticmethod
+    def _default(attribute: Any) -> TypedValue | None:
+        """What stands for NULL and '': a value, FIRST_SEEN_MARK to be filled in later, or None for no default."""
+        if attribute.is_first_seen:
+            return FIRST_SEEN_MARK
+        match attribute.type, attribute.default:
+            case _, None:
+                return None
+            case "boolean", value:
+                return {"BOOL": value}
+            case "number", value:
+                return {"N": str(value)}
+            case _, value:
+                return {"S": value}
+
+    def convert(self, row: Sequence[Any]) -> tuple[TypedItem, int]:
+        """The item but for its key and the times of first sight, and how many index keys were left out.
+
+        Raises Reject (or Orphan) for the first value that cannot be migrated.
+        """
+        item: TypedItem = dict(self._constants)
+        adjusted = 0
+        for name, position, convert, default, is_index_key in self._fields:
+            value = row[position]
+            if value is None or value in ("", b""):
+                if default is not None:
+                    item[name] = default
+                    continue
+                if is_index_key:
+                    adjusted += 1
+                    continue
+                if value is None:
+                    item[name] = NULL
+                    continue
+            try:
+                item[name] = convert(value)
+            except ValueProblem as problem:
+                raise self._reject(name, value, str(problem)) from None
+        for name, column, position, resolved in self._references:
+            new_id = row[resolved]
+            if new_id is None:
+                raise Orphan(column, self.entity.references[name], row[position])
+            item[name] = {"S": new_id}
+        for name, limit in self._index_limits.items():
+            if name in item and len(str(next(iter(item[name].values())))) * 4 > limit:
+                self._check_index_key(name, item, limit)
+        return item, adjusted
+
+    def _check_index_key(self, name: str, item: TypedItem, limit: int) -> None:
+        column = self.entity.attributes[name].column or name
+        size = _measure(item[name]) if "S" not in item[name] else len(item[name]["S"].encode(errors="surrogatepass"))
+        if size > limit:
+            raise Reject(column, f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}")
+
+    def _reject(self, name: str, value: Any, problem: str) -> Reject:
+        attribute = self.entity.attributes[name]
+        shown = MASK if attribute.sensitive else _show(value)
+        return Reject(attribute.column or name, f"{name}: {shown} {problem}")
+
+    def digest_identity(self, item: TypedItem) -> bytes:
+        """Eight bytes an identity alternative, keyed with the namespace; zeros for one that holds a NULL."""
+        digests = []
+        for names in self.entity.identity:
+            values = [item.get(name, NULL) for name in names]
+            if NULL in values:
+                digests.append(b"\0" * 8)
+            else:
+                try:
+                    data = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+                except orjson.JSONEncodeError:
+                    raise self._find_invalid_text(item) from None
+                digests.append(hashlib.blake2b(data, digest_size=8, key=self._namespace).digest())
+        return b"".join(digests)
+
+    def make_id(self, old_key: int | str, generation: int) -> str:
+        """uuid5(namespace, "<entity>/<old key>/<generation>"), as text. (RFC 9562 §5.5; written out: the uuid module's
+        objects cost four times as much.)"""
+        name = b"%b%b/%d" % (self._prefix, str(old_key).encode(), generation)
+        digest = hashlib.sha1(self._namespace + name, usedforsecurity=False).hexdigest()
+        variant = "89ab"[int(digest[16], 16) & 3]
+        return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+
+    def prepare(self, item: TypedItem, new_id: str, first_seen: str) -> Prepared:
+        """Complete a converted item in place, check it as a whole and serialise it. Raises Reject."""
+        item[self._key] = {"S": new_id}
+        seen = {"S": first_seen}
+        for name in self._first_seen:
+            item[name] = seen
+        for name in self._first_seen_defaults:
+            if item.get(name) is FIRST_SEEN_MARK:
+                item[name] = seen
+        try:
+            data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError:
+            raise self._find_invalid_text(item) from None
+        # The JSON is never shorter than what DynamoDB counts, so only long ones need measuring.
+        size = len(data) if len(data) <= WRITE_UNIT_BYTES else measure_item(item)
+        if size > MAX_ITEM_BYTES:
+            largest = max(item, key=lambda name: _measure(item[name]))
+            column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
+            raise Reject(
+                column or largest,
+                f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
+            )
+        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+
+    def count_write_units(self, item: TypedItem, size: int) -> int:
+        """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""
+        copies = 1 + sum(all(name in item for name in names) for names in self.entity.indexes.values())
+        return copies * -(-size // WRITE_UNIT_BYTES)
+
+    def _find_invalid_text(self, item: TypedItem) -> Reject:
+        for name, value in item.items():
+            try:
+                orjson.dumps(value)
+            except orjson.JSONEncodeError:
+                column = self.entity.attributes[name].column if name in self.entity.attributes else None
+                return Reject(column or name, f"{name} holds text that is not valid Unicode")
+        raise AssertionError("orjson refused an item, but none of its values")
+
+
+def _show(value: Any) -> str:
+    text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def is_same_thing(recorded: bytes, found: bytes) -> bool:
+    """Whether two identity digests are of the same thing: any alternative alike, or nothing to compare."""
+    if recorded == found or not recorded.strip(b"\0") or not found.strip(b"\0"):
+        return True
+    alternatives = zip(_split(recorded), _split(found), strict=False)
+    return any(one == other and one.strip(b"\0") for one, other in alternatives)
+
+
+def _split(digests: bytes) -> Iterable[bytes]:
+    return (digests[i : i + 8] for i in range(0, len(digests), 8))

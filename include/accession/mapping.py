@@ -1,0 +1,233 @@
+"""What goes where: the mapping file, validated on load.
+
+One YAML file a database. Every error names the file, the entity and the field, and says what is allowed there.
+"""
+
+import hashlib
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from accession.errors import MappingError
+
+FIRST_SEEN = "first_seen"
+MAPPINGS = Path(__file__).parent.parent / "mappings"
+
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Name = str
+Type = Literal["string", "number", "boolean", "binary", "timestamp", "json", "auto"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Attribute(_Strict):
+    """One DynamoDB attribute: a column with its type, a reference to another entity, or a value of its own."""
+
+    column: str | None = Field(None, min_length=1, description="source column; without one the default is the value")
+    type: Type | None = Field(None, description="how the column's values are read; not with references")
+    references: str | None = Field(None, description="entity whose new id takes the place of the old key")
+    default: str | int | bool | None = Field(
+        None, description="value for NULL and ''; first_seen in a timestamp: when the row was first seen"
+    )
+    numbers: Literal["epoch_seconds", "epoch_milliseconds", "julian_day"] = Field(
+        "epoch_seconds", description="what a bare number means in a timestamp"
+    )
+    sensitive: bool = Field(False, description="shown as ••• in logs, reports and errors")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Attribute":
+        if self.references:
+            if self.column is None or self.type is not None or self.default is not None:
+                raise ValueError("a reference has a column, and neither type nor default")
+        elif self.type is None:
+            raise ValueError("type is missing: one of string, number, boolean, binary, timestamp, json, auto")
+        if self.column is None and self.default is None:
+            raise ValueError("either a column or a default is needed")
+        if self.default is not None and not self._default_fits():
+            raise ValueError(f"default {self.default!r} is not a {self.type}")
+        return self
+
+    def _default_fits(self) -> bool:
+        match self.type:
+            case "timestamp":
+                return self.default == FIRST_SEEN
+            case "string":
+                return isinstance(self.default, str)
+            case "number":
+                return isinstance(self.default, int) and not isinstance(self.default, bool)
+            case "boolean":
+                return isinstance(self.default, bool)
+            case _:
+                return False
+
+    @property
+    def is_first_seen(self) -> bool:
+        return self.type == "timestamp" and self.default == FIRST_SEEN
+
+
+class Source(_Strict):
+    """The SQLite table an entity comes from."""
+
+    table: str = Field(min_length=1)
+    key: str = Field(min_length=1, description="column that identifies a row: unique, integer or text")
+
+
+class Target(_Strict):
+    """The DynamoDB table an entity goes to."""
+
+    table: str = Field(pattern=r"^[A-Za-z0-9_.-]*(\{environment\})?[A-Za-z0-9_.-]*$", min_length=3)
+    key: str = Field(min_length=1, max_length=255, description="partition key: the attribute that takes the new UUID")
+
+
+class Entity(_Strict):
+    """One kind of thing: a source table, a target table and what lies between."""
+
+    name: str = Field(pattern=NAME)
+    source: Source
+    target: Target
+    attributes: dict[str, Attribute]
+    indexes: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="look-ups the application makes")
+    identity: tuple[tuple[str, ...], ...] = Field(
+        (), description="a row whose alternatives all differ from what was recorded for its key is another thing"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Entity":
+        if self.target.key in self.attributes:
+            raise ValueError(f"attributes.{self.target.key}: this is the key, its value is the new id")
+        for index, names in self.indexes.items():
+            if not 1 <= len(names) <= 2:
+                raise ValueError(f"indexes.{index}: a partition key and at most one sort key")
+            for name in names:
+                self._attribute(f"indexes.{index}", name)
+                if self.attributes[name].type in ("boolean", "json"):
+                    raise ValueError(f"indexes.{index}: {name} cannot be an index key, DynamoDB takes S, N or B there")
+        for alternative in self.identity:
+            if not alternative:
+                raise ValueError("identity: an alternative names at least one attribute")
+            for name in alternative:
+                self._attribute("identity", name)
+                if self.attributes[name].is_first_seen:
+                    raise ValueError(f"identity: {name} may be the time of the run, which says nothing about the row")
+        return self
+
+    def _attribute(self, where: str, name: str) -> None:
+        if name not in self.attributes:
+            raise ValueError(f"{where}: {name} is not an attribute of this entity")
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Source columns that are read, without the key, each once."""
+        return tuple(dict.fromkeys(a.column for a in self.attributes.values() if a.column is not None))
+
+    @cached_property
+    def references(self) -> dict[str, str]:
+        """Attribute name → referenced entity."""
+        return {name: a.references for name, a in self.attributes.items() if a.references}
+
+    @cached_property
+    def index_keys(self) -> frozenset[str]:
+        return frozenset(name for names in self.indexes.values() for name in names)
+
+    def table(self, environment: str) -> str:
+        """The DynamoDB table of this entity in `environment`."""
+        return self.target.table.replace("{environment}", environment)
+
+
+class Mapping(_Strict):
+    """One mapping file."""
+
+    name: str = Field(pattern=NAME)
+    timezone: str = "UTC"
+    schedule: str | None = None
+    entities: dict[str, Entity]
+    sha256: str = Field(exclude=True, description="of the file's bytes; goes into the audit")
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"{value!r} is not a time zone of the IANA database, such as Europe/Oslo") from None
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> "Mapping":
+        if not self.entities:
+            raise ValueError("entities: at least one is needed")
+        for name, entity in self.entities.items():
+            for attribute, parent in entity.references.items():
+                if parent not in self.entities:
+                    raise ValueError(f"entities.{name}.attributes.{attribute}: there is no entity {parent}")
+        tables = [entity.target.table for entity in self.entities.values()]
+        for table in tables:
+            if tables.count(table) > 1:
+                raise ValueError(f"entities: the table {table} is the target of more than one")
+        try:
+            _ = self.order
+        except CycleError as error:
+            raise ValueError(f"entities: the references run in a circle: {' → '.join(error.args[1])}") from None
+        return self
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Entity names, parents before their children, otherwise as in the file."""
+        return tuple(TopologicalSorter(self.parents).static_order())
+
+    @cached_property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Entity → the entities it refers to, each once."""
+        return {n: tuple(dict.fromkeys(e.references.values())) for n, e in self.entities.items()}
+
+    @cached_property
+    def source_tables(self) -> dict[str, list[str]]:
+        """Source table → columns that are read, for the check of the source."""
+        tables: dict[str, dict[str, None]] = {}
+        for entity in self.entities.values():
+            columns = tables.setdefault(entity.source.table, {})
+            columns.update(dict.fromkeys((entity.source.key, *entity.columns)))
+        return {table: list(columns) for table, columns in tables.items()}
+
+
+def load_mapping(path: Path | str) -> Mapping:
+    """Read and validate a mapping file.
+
+    Raises MappingError naming file, entity and field of the first fault. Read-only.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise MappingError(f"{path}: the mapping cannot be read ({error.strerror}): check its path.") from error
+    try:
+        data: Any = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise MappingError(f"{path}{where}: this is not YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(data, dict):
+        raise MappingError(f"{path}: a mapping has the keys name and entities at its top.")
+    entities = data.get("entities")
+    if isinstance(entities, dict):
+        named = {n: {"name": n, **e} if isinstance(e, dict) else e for n, e in entities.items()}
+        data = {**data, "entities": named}
+    try:
+        return Mapping.model_validate({**data, "sha256": hashlib.sha256(raw).hexdigest()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise MappingError(f"{path}: {where + ': ' if where else ''}{message}.") from error
+
+
+def find_mappings() -> list[Path]:
+    """The mapping files of this package, sorted by name: one DAG each."""
+    return sorted(MAPPINGS.glob("*.yaml"))

@@ -1,0 +1,244 @@
+"""S3: where a target's artifacts lie, and the few ways they are read and written.
+
+    s3://<bucket>/<mapping>/<environment>/
+      state.json  log/<sequence>.json  backups/<sha256>.db
+      runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
+                   verification.json  rollback.json  report.json  report.html
+
+Artifacts are written once (`If-None-Match: *`) and re-used by retries; only state.json is swapped (`If-Match`). Amazon S3
+User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
+"""
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from accession.errors import AccessError, AccessionError, StoreError, TransientError
+
+logger = logging.getLogger(__name__)
+
+BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
+CHUNK = 1024 * 1024
+DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+MISSING = {"NoSuchKey", "404", "NotFound"}
+
+
+def client_config() -> Config:
+    """Retries on purpose: ten attempts in standard mode, whose default is three (botocore, "Retries")."""
+    return Config(retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=60)
+
+
+class Found(NamedTuple):
+    """An object's bytes and its ETag."""
+
+    data: bytes
+    etag: str
+
+
+class Changed(Exception):
+    """The object is not what the condition of the write says."""
+
+
+class Store:
+    """The artifacts of one target. Paths are relative to s3://<bucket>/<mapping>/<environment>/."""
+
+    def __init__(self, client: Any, bucket: str, mapping: str, environment: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.mapping = mapping
+        self.environment = environment
+        self.prefix = f"{mapping}/{environment}/"
+
+    def uri(self, path: str) -> str:
+        """The s3:// address of `path`."""
+        return f"s3://{self.bucket}/{self.prefix}{path}"
+
+    def path(self, uri: str) -> str:
+        """The path of an address made by `uri`. Raises StoreError for an address elsewhere."""
+        base = self.uri("")
+        if not uri.startswith(base):
+            raise StoreError(f"{uri} is not an artifact of {base}: give one that lies there.")
+        return uri.removeprefix(base)
+
+    def find(self, path: str) -> Found | None:
+        """The object at `path`, or None."""
+        with self._translated("s3:GetObject", path):
+            try:
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
+                return Found(answer["Body"].read(), answer["ETag"])
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+
+    def get(self, path: str) -> bytes:
+        """The object at `path`. Raises StoreError when it is not there."""
+        found = self.find(path)
+        if found is None:
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
+        return found.data
+
+    def has(self, path: str) -> bool:
+        """Whether there is an object at `path`."""
+        with self._translated("s3:GetObject", path):
+            try:
+                self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)
+                return True
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return False
+                raise
+
+    def put_once(self, path: str, data: bytes) -> str:
+        """Write an artifact unless it is there, and return the SHA-256 of what is there afterwards. Safe to repeat."""
+        if self.claim(path, data):
+            return hashlib.sha256(data).hexdigest()
+        return hashlib.sha256(self.get(path)).hexdigest()
+
+    def claim(self, path: str, data: bytes) -> bool:
+        """Write an object that must not exist. False, and nothing written, when it does."""
+        try:
+            self._put(path, data, IfNoneMatch="*")
+        except Changed:
+            return False
+        return True
+
+    def put(self, path: str, data: bytes) -> str:
+        """Write an object whatever was there; its SHA-256."""
+        self._put(path, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def swap(self, path: str, data: bytes, etag: str) -> None:
+        """Write an object if it still has `etag`. Raises Changed when it does not; nothing is written then."""
+        self._put(path, data, IfMatch=etag)
+
+    def _put(self, path: str, data: bytes, **condition: str) -> None:
+        with self._translated("s3:PutObject", path):
+            for _ in range(5):
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data, **condition)
+                    return
+                except ClientError as error:
+                    code = error.response["Error"]["Code"]
+                    if code in ("PreconditionFailed", "412") or (condition.get("IfMatch") and code in MISSING):
+                        raise Changed(path) from None
+                    if code not in CHANGED:
+                        raise
+            raise TransientError(f"{self.uri(path)} is being written by others all the time: try again later.")
+
+    def upload(self, path: str, file: Path, backup: bool = False) -> str:
+        """Write a file, in parts where it is large, and return its SHA-256."""
+        digest = hash_file(file)
+        with self._translated("s3:PutObject", path):
+            extra = {"Tagging": BACKUP_TAG} if backup else {}
+            self.client.upload_file(str(file), self.bucket, self.prefix + path, ExtraArgs=extra)
+        return digest
+
+    def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
+        """Fetch an object to `file` and check its digest where one is given. Raises StoreError when it differs."""
+        with self._translated("s3:GetObject", path):
+            try:
+                self.client.download_file(self.bucket, self.prefix + path, str(file))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    raise StoreError(
+                        f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle."
+                    ) from error
+                raise
+        if sha256 is not None and hash_file(file) != sha256:
+            raise StoreError(f"{self.uri(path)} is damaged: its SHA-256 is not {sha256}. Run make audit.")
+        return file
+
+    def refresh(self, path: str) -> None:
+        """Copy an object onto itself, so that its lifecycle starts anew."""
+        source = {"Bucket": self.bucket, "Key": self.prefix + path}
+        with self._translated("s3:PutObject", path):
+            self.client.copy(
+                source,
+                self.bucket,
+                self.prefix + path,
+                ExtraArgs={"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE", "Tagging": BACKUP_TAG},
+            )
+
+    def list(self, path: str = "") -> Iterator[str]:
+        """Paths of all objects below `path`, in order."""
+        with self._translated("s3:ListBucket", path):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + path)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(self.prefix)
+
+    def hash(self, path: str) -> str | None:
+        """SHA-256 of an object in constant memory, or None when it is not there."""
+        with self._translated("s3:GetObject", path):
+            try:
+                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+            digest = hashlib.sha256()
+            for chunk in body.iter_chunks(CHUNK):
+                digest.update(chunk)
+            return digest.hexdigest()
+
+    def probe(self) -> None:
+        """Check that the bucket is there, writable, and honours conditional writes (some look-alikes ignore them).
+
+        Raises StoreError or AccessError. Leaves nothing behind.
+        """
+        path = f"probe/{secrets.token_hex(8)}"
+        self._put(path, b"1")
+        try:
+            if self.claim(path, b"2"):
+                raise StoreError(
+                    f"bucket {self.bucket} ignores If-None-Match, so that two runs could overwrite each other: "
+                    "use Amazon S3, or a store that honours conditional writes."
+                )
+            try:
+                self.swap(path, b"2", '"00000000000000000000000000000000"')
+            except Changed:
+                pass
+            else:
+                raise StoreError(f"bucket {self.bucket} ignores If-Match: use a store that honours conditional writes.")
+        finally:
+            with self._translated("s3:DeleteObject", path):
+                self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
+
+    @contextmanager
+    def _translated(self, action: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (ClientError, BotoCoreError) as error:
+            raise translate_error(error, action, self.bucket, self.prefix + path) from error
+
+
+def translate_error(error: ClientError | BotoCoreError, action: str, bucket: str, key: str) -> AccessionError:
+    """What an error of botocore means to the person who reads it."""
+    if isinstance(error, NoCredentialsError):
+        return AccessError("no AWS credentials were found: set a profile, a role or the connection aws_default.")
+    if not isinstance(error, ClientError):
+        return TransientError(f"S3 did not answer for bucket {bucket} ({type(error).__name__}): check the endpoint.")
+    code = error.response["Error"]["Code"]
+    if code == "NoSuchBucket":
+        return StoreError(f"bucket {bucket} does not exist: run make deploy first, or give the right bucket.")
+    if code in DENIED:
+        return AccessError(f"access denied ({code}): allow {action} on s3://{bucket}/{key} to the role in use.")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+        return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
+    return StoreError(f"S3 refused {action} on s3://{bucket}/{key}: {code}.")
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file, in constant memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,285 @@
+"""One request to DynamoDB: prepared bytes out, the answer's bytes in, retried until it is a yes or a no.
+
+botocore's own serialiser and parser cost more than all the rest of a request. Its events let our bytes in and the
+answer's bytes out, so that signing, credentials, endpoints and connections stay botocore's. The events act only while
+this module sends, in its own thread: the same client behaves as ever for everybody else.
+
+Retries are done here, not in botocore, since only here can a throttle lower the rate that all writers share.
+"""
+
+import logging
+import random
+import re
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ResponseParserError,
+    TokenRetrievalError,
+)
+
+from accession.errors import AccessError, AccessionError, PermanentError, TargetError, TransientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+REQUEST_TIMEOUT_SECONDS = CONNECT_SECONDS + READ_SECONDS
+"""The longest that one request may be in flight; undo and resume wait for it after they raised the epoch."""
+
+RETRY_SECONDS = 300.0  # how long a request is repeated without any progress before it is given up
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 5.0
+
+# Which errors to retry: DynamoDB Developer Guide, Programming.Errors
+_THROTTLES = {"ProvisionedThroughputExceededException", "ThrottlingException", "Throttling", "RequestLimitExceeded"}
+_PASSING = {
+    "InternalServerError", "InternalFailure", "ServiceUnavailable", "ItemCollectionSizeLimitExceededException",
+    "TransactionInProgressException", "TransactionConflictException", "ReplicatedWriteConflictException",
+    "RequestTimeout", "RequestTimeoutException",
+}  # fmt: skip
+_NO_ACCESS = {
+    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
+    "IncompleteSignatureException", "ExpiredToken", "ExpiredTokenException", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "InvalidClientTokenId", "OptInRequired", "SubscriptionRequiredException",
+}  # fmt: skip
+
+
+def client_config(in_flight: int = 8) -> Config:
+    """What a DynamoDB client is made with.
+
+    One attempt per call, since this module retries, and `standard` mode would otherwise cut DynamoDB's ten attempts to
+    a few and hide throttles from the rate. A pool with a connection for every request in flight. Time limits that
+    bound a request. No client-side validation, since staging has checked every item. A user agent of our own, as the
+    default one is put together anew twice per request, at a quarter of the request's CPU time.
+    """
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=max(in_flight, 10),
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        parameter_validation=False,
+        tcp_keepalive=True,
+        user_agent="Accession",
+    )
+
+
+class Stop(Protocol):
+    """A sign for a thread that others want it to end, as `threading.Event` is."""
+
+    def is_set(self) -> bool: ...
+
+
+class ConditionFailed(Exception):
+    """The condition of a write does not hold.
+
+    `repeated`: an earlier attempt of the same call may have been applied, so that its own effect can be the reason.
+    """
+
+    def __init__(self, repeated: bool) -> None:
+        super().__init__("the condition does not hold")
+        self.repeated = repeated
+
+
+class Throttle(Exception):
+    """The table refused for now; `reasons` as DynamoDB gave them, e.g. TableWriteKeyRangeThroughputExceeded."""
+
+    def __init__(self, reasons: set[str]) -> None:
+        super().__init__(", ".join(sorted(reasons)) or "throttled")
+        self.reasons = reasons
+
+    @property
+    def hot_keys_only(self) -> bool:
+        """One key range is hot: its items wait, and the others go on as fast as before."""
+        return bool(self.reasons) and all(reason.endswith("KeyRangeThroughputExceeded") for reason in self.reasons)
+
+
+class _Passing(Exception):
+    """A failure that may pass; whether the request was applied is not known."""
+
+
+_sending = threading.local()  # .body while this thread sends one of ours
+
+
+def _put_body(params: dict[str, Any], **_: Any) -> None:
+    if (body := getattr(_sending, "body", None)) is not None:
+        params["body"] = body
+
+
+def _take_answer(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    if getattr(_sending, "body", None) is not None and response_dict["status_code"] == 200:
+        customized_response_dict["Raw"] = response_dict["body"]
+        response_dict["body"] = b"{}"
+
+
+class Wire:
+    """Sends requests through a boto3 client. Safe for many threads.
+
+    `clock` (seconds, monotonic), `sleep` and `jitter` (0 to 1) are there for tests.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._client, self._clock, self._sleep, self._jitter = client, clock, sleep, jitter
+        client.meta.events.register("before-call.dynamodb", _put_body, unique_id="accession-body")
+        client.meta.events.register("before-parse.dynamodb", _take_answer, unique_id="accession-answer")
+
+    def send(
+        self,
+        method: str,
+        table: str,
+        placeholder: dict[str, Any],
+        body: bytes,
+        *,
+        before: Callable[[], None] = lambda: None,
+        throttled: Callable[[Throttle], None] = lambda _: None,
+        stop: Stop | None = None,
+        patience: float = RETRY_SECONDS,
+    ) -> dict[str, Any]:
+        """Send `body` until DynamoDB answers, and return its answer, parsed by orjson alone.
+
+        `method` is the client's, `placeholder` the least that botocore needs to find the endpoint. `before` is called
+        before each attempt, `throttled` after each that was throttled. Raises ConditionFailed, TargetError,
+        AccessError, PermanentError at once; TransientError after `patience` seconds of failures.
+        """
+        backoff, repeated = self.backoff(patience), False
+        while True:
+            before()
+            try:
+                return self._send_once(method, table, placeholder, body)
+            except ConditionFailed:
+                raise ConditionFailed(repeated) from None
+            except Throttle as error:
+                throttled(error)
+                reason = f"{error.__class__.__name__.lower()}d: {error}" if error.reasons else "throttled"
+            except _Passing as error:
+                repeated, reason = True, str(error)
+            if (stop is not None and stop.is_set()) or not backoff.wait():
+                raise TransientError(
+                    f"{_action(method)} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
+                    "try again when DynamoDB answers"
+                )
+
+    def backoff(self, patience: float = RETRY_SECONDS) -> "Backoff":
+        """Waits for somebody who tries again and again."""
+        return Backoff(patience, self._clock, self._sleep, self._jitter)
+
+    def _send_once(self, method: str, table: str, placeholder: dict[str, Any], body: bytes) -> dict[str, Any]:
+        _sending.body = body
+        try:
+            answer = getattr(self._client, method)(**placeholder)
+        except ClientError as error:
+            raise _translate(error, method, table, self._client.meta.region_name) from error
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError) as error:
+            raise AccessError(
+                f"{_action(method)} on table {table} needs AWS credentials and found none that work "
+                f"({type(error).__name__}): set them in the environment or in the Airflow connection"
+            ) from error
+        except NoRegionError as error:
+            raise AccessError("no AWS region is set: set AWS_REGION or the region of the Airflow connection") from error
+        except (HTTPClientError, ResponseParserError) as error:
+            raise _Passing(type(error).__name__) from error
+        except BotoCoreError as error:
+            raise PermanentError(f"{_action(method)} on table {table} failed: {type(error).__name__}") from error
+        finally:
+            _sending.body = None
+        raw: bytes = answer["Raw"]
+        checksum = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-crc32")
+        if checksum is not None and int(checksum) != zlib.crc32(raw):
+            raise _Passing("damaged answer")
+        try:
+            parsed: dict[str, Any] = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise _Passing("unreadable answer") from error
+        return parsed
+
+
+class Backoff:
+    """Waits with full jitter, doubling, until `patience` seconds have passed without progress."""
+
+    def __init__(
+        self,
+        patience: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._patience, self._clock, self._sleep, self._jitter = patience, clock, sleep, jitter
+        self.progress()
+
+    def progress(self) -> None:
+        """Something went through: start anew."""
+        self._start, self._attempt = self._clock(), 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the start or the last progress."""
+        return self._clock() - self._start
+
+    def wait(self) -> bool:
+        """Wait a little longer than before; False at once when patience has run out."""
+        if self.seconds >= self._patience:
+            return False
+        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**self._attempt)
+        self._attempt += 1
+        self._sleep(self._jitter() * longest)
+        return True
+
+
+def _action(method: str) -> str:
+    return "dynamodb:" + "".join(part.capitalize() for part in method.split("_"))
+
+
+def _translate(error: ClientError, method: str, table: str, region: str) -> Exception:
+    response: dict[str, Any] = dict(error.response)
+    code = str(response.get("Error", {}).get("Code", ""))
+    message = str(response.get("Error", {}).get("Message", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailed(False)
+    if code in _THROTTLES or status == 429:
+        listed = response.get("ThrottlingReasons") or response.get("throttlingReasons") or []
+        return Throttle({str(entry["reason"]) for entry in listed if entry.get("reason")})
+    if code in _PASSING or status >= 500:
+        return _Passing(code if code.isalpha() else f"HTTP {status}")
+    return _permanent(code, message, method, table, region)
+
+
+def _permanent(code: str, message: str, method: str, table: str, region: str) -> AccessionError:
+    if code in {"ResourceNotFoundException", "TableNotFoundException"}:
+        return TargetError(
+            f"table {table} does not exist in {region}: run make deploy ENVIRONMENT=<environment> first, "
+            "or point AWS_REGION and AWS_ENDPOINT_URL at where it is"
+        )
+    if code in _NO_ACCESS:
+        return AccessError(
+            f"AWS refused {_action(method)} on table {table} ({code}): allow that action for the credentials in use, "
+            "or use others"
+        )
+    return PermanentError(f"DynamoDB refused {_action(method)} on table {table}: {code}: {_without_values(message)}")
+
+
+def _without_values(message: str) -> str:
+    """The service's message less what it quotes: values may be personal."""
+    message = re.sub(r"'.*'|\".*\"|\{.*\}|\[.*\]|<.*>", "…", message, flags=re.DOTALL)
+    return re.sub(r"(numeric value|number):? .*", r"\1 …", message)
