@@ -1,15 +1,336 @@
 """DynamoDB: tables, fast batch writes, conditional writes, reads, parallel scan.
 
-Everything speaks DynamoDB's typed JSON as it is on the wire, bytes or parsed by orjson: {"a": {"S": "x"}, "b": {"B":
-"<base64>"}}; never boto3's parsed form. Partition keys are strings. Every read that decides something is strongly
-consistent. Limits are from the Developer Guide, "Quotas in Amazon DynamoDB", and the API reference of each operation.
+Everything speaks DynamoDB's typed JSON as it is on the wire, as bytes or parsed by orjson: {"a": {"S": "x"}, "b":
+{"B": "<base64>"}}; never boto3's parsed form. Partition keys are strings. Limits are from the Developer Guide, "Quotas
+in Amazon DynamoDB", and from the API reference of each operation.
 
-Repeating is safe everywhere: a request that may have been applied before the connection broke is sent again, and its
+Repeating is safe everywhere: a request that may have been applied before its connection broke is sent again, and its
 own effect is not mistaken for somebody else's.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import batched
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+
+from accession.condition import build_delete, build_put, build_update
+from accession.errors import PermanentError, TransientError
+from accession.rate import Rate
+from accession.threads import run_all, stopped
+from accession.wire import REQUEST_TIMEOUT_SECONDS, ConditionFailedError, ThrottledError, Wire, client_config
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+__all__ = ["REQUEST_TIMEOUT_SECONDS", "DynamoDB", "Table", "TypedItem", "TypedValue", "client_config"]
+
+TypedValue = dict[str, Any]
+TypedItem = dict[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH_ITEMS = 25  # API reference, BatchWriteItem
+BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
+BATCH_KEYS = 100  # API reference, BatchGetItem
+LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
+
+_BETWEEN = b'}},{"PutRequest":{"Item":'
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as DescribeTable knows it; an index as its key attributes in order, and its status."""
+
+    name: str
+    arn: str
+    status: str
+    key: str
+    key_type: str
+    sort_key: str | None
+    indexes: dict[str, tuple[str, ...]]
+    index_status: dict[str, str]
+
+
+class DynamoDB:
+    """Reads and writes through one boto3 client (see `client_config`), `in_flight` requests at once.
+
+    `write_units_per_second` caps all writes of this object together. `check` is called just before each write request
+    goes out; what it raises stops the writer. Safe for many threads. Raises TargetError for a missing table,
+    AccessError for credentials and permissions, TransientError when DynamoDB failed for 300 s, PermanentError else.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        *,
+        write_units_per_second: float | None = None,
+        in_flight: int = 8,
+        check: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._wire = Wire(client, clock=clock, sleep=sleep, jitter=jitter)
+        self._rate = Rate(write_units_per_second, clock=clock, sleep=sleep)
+        self._in_flight, self._check = in_flight, check or (lambda: None)
+        self._lock = threading.Lock()
+        self._read_units = self._write_units = 0.0
+        self._throttled = 0
+
+    @property
+    def consumed_write_units(self) -> float:
+        """Write units that DynamoDB charged so far, indexes included."""
+        return self._write_units
+
+    @property
+    def consumed_read_units(self) -> float:
+        """Read units that DynamoDB charged so far."""
+        return self._read_units
+
+    @property
+    def throttled(self) -> int:
+        """Requests that DynamoDB refused so far, wholly or in part, because they came too fast."""
+        return self._throttled
+
+    # Tables
+
+    def describe_table(self, name: str) -> Table:
+        """Keys, indexes and status of a table. Read-only. Raises TargetError when there is none."""
+        body = orjson.dumps({"TableName": name})
+        found = self._wire.send("describe_table", name, {"TableName": name}, body, patience=LOOK_SECONDS)["Table"]
+        types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
+        key, *rest = _key_names(found["KeySchema"])
+        indexes = found.get("GlobalSecondaryIndexes") or []
+        return Table(
+            name=name,
+            arn=found["TableArn"],
+            status=found["TableStatus"],
+            key=key,
+            key_type=types[key],
+            sort_key=rest[0] if rest else None,
+            indexes={index["IndexName"]: _key_names(index["KeySchema"]) for index in indexes},
+            index_status={index["IndexName"]: index["IndexStatus"] for index in indexes},
+        )
+
+    def is_empty(self, table: str) -> bool:
+        """Whether a table holds no item at all, by a strongly consistent look. Read-only."""
+        return not any(self._pages("scan", table, {"ConsistentRead": True, "Limit": 1}))
+
+    # Writes
+
+    def put_items(
+        self, table: str, puts: Iterable[tuple[str, bytes]], written: Callable[[int], None] | None = None
+    ) -> int:
+        """Put every item, and return how many.
+
+        `puts` are (key, item as typed JSON), taken as they are needed, a few batches ahead. An item that is there
+        already is replaced. `written` is called in this thread with the number of further items that are in the table.
+        Raises TransientError, naming how many are not written, when nothing got through for 300 s.
+        """
+        taken = done = 0
+
+        def counted() -> Iterator[list[bytes]]:
+            nonlocal taken
+            for batch in _batches(puts):
+                taken += len(batch)
+                yield batch
+
+        def put(batch: list[bytes]) -> None:
+            nonlocal done
+            for count in self._put_batch(table, batch):
+                with self._lock:
+                    done += count
+
+        try:
+            for batch, _ in self.run_all(counted(), put):
+                if written is not None:
+                    written(len(batch))
+        except TransientError as error:
+            raise TransientError(f"{taken - done} items for table {table} are not written: {error}") from error
+        return done
+
+    def _put_batch(self, table: str, batch: list[bytes]) -> Iterator[int]:
+        head = b'{"ReturnConsumedCapacity":"TOTAL","RequestItems":{%s:[{"PutRequest":{"Item":' % orjson.dumps(table)
+        backoff = self._wire.backoff()
+        while True:
+            body = head + _BETWEEN.join(batch) + b"}}]}}"
+            units = float(sum(-(-len(item) // 1024) for item in batch))
+            answer = self._write("batch_write_item", table, {"RequestItems": {table: [{}]}}, body, units)
+            left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in answer["UnprocessedItems"].get(table, ())]
+            if len(left) < len(batch):
+                backoff.progress()
+                yield len(batch) - len(left)
+            if not left:
+                return
+            self._slow_down(ThrottledError(set()))
+            if stopped() or not backoff.wait():
+                raise TransientError(f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s: raise its capacity")
+            batch = left
+
+    def update_item(self, table: str, key_name: str, key: str, before: TypedItem, after: TypedItem) -> bool:
+        """Change an item from `before` to `after`, in the attributes in which they differ and no other.
+
+        An attribute that `after` lacks is removed. False, and nothing changed, when the item is gone or one of those
+        attributes (the first 70) holds neither its value before nor the one after: so it is safe to repeat.
+        """
+        try:
+            self._write_one("update_item", table, build_update(key_name, key, before, after))
+        except ConditionFailedError:
+            return False
+        return True
+
+    def put_absent_item(self, table: str, key_name: str, item: TypedItem) -> bool:
+        """Put an item where nothing is. False, and nothing changed, when something is there."""
+        try:
+            self._write_one("put_item", table, build_put(key_name, item))
+        except ConditionFailedError as error:
+            key = item[key_name]["S"]
+            return error.repeated and self.read_items(table, key_name, [key]).get(key) == item
+        return True
+
+    def delete_item(self, table: str, key_name: str, key: str, before: TypedItem) -> bool:
+        """Delete an item that still is as `before` says, in every attribute of it (the first 140).
+
+        False, and nothing changed, when it differs or is gone. Attributes that `before` lacks are not looked at.
+        """
+        try:
+            self._write_one("delete_item", table, build_delete(key_name, key, before))
+        except ConditionFailedError as error:
+            return error.repeated and not self.read_items(table, key_name, [key])
+        return True
+
+    def _write_one(self, method: str, table: str, request: dict[str, Any]) -> None:
+        body = orjson.dumps({"TableName": table, "ReturnConsumedCapacity": "TOTAL", **request})
+        placeholder: dict[str, Any] = {"TableName": table} | {name: {} for name in ("Key", "Item") if name in request}
+        self._write(method, table, placeholder, body, -(-len(body) // 1024))
+
+    def _write(self, method: str, table: str, placeholder: dict[str, Any], body: bytes, units: float) -> dict[str, Any]:
+        def before() -> None:
+            self._rate.acquire(units)
+            self._check()
+
+        answer = self._wire.send(method, table, placeholder, body, before=before, throttled=self._slow_down)
+        consumed = _consumed(answer)
+        self._rate.accepted(units if consumed is None else consumed, units)
+        with self._lock:
+            self._write_units += consumed or 0.0
+        return answer
+
+    def _slow_down(self, throttle: ThrottledError) -> None:
+        with self._lock:
+            self._throttled += 1
+        if not throttle.hot_keys_only:
+            self._rate.throttled()
+
+    # Reads
+
+    def read_items(self, table: str, key_name: str, keys: Sequence[str]) -> dict[str, TypedItem]:
+        """The items with these keys, by key; strongly consistent. Keys may repeat; one without an item is absent."""
+        distinct = list(dict.fromkeys(keys))
+        chunks = (distinct[start : start + BATCH_KEYS] for start in range(0, len(distinct), BATCH_KEYS))
+        found: dict[str, TypedItem] = {}
+        for _, items in self.run_all(chunks, lambda chunk: self._read_chunk(table, key_name, chunk)):
+            found.update((item[key_name]["S"], item) for item in items)
+        return found
+
+    def _read_chunk(self, table: str, key_name: str, keys: list[str]) -> list[TypedItem]:
+        items: list[TypedItem] = []
+        left: list[TypedItem] = [{key_name: {"S": key}} for key in keys]
+        backoff = self._wire.backoff()
+        while True:
+            body = {
+                "RequestItems": {table: {"Keys": left, "ConsistentRead": True}},
+                "ReturnConsumedCapacity": "TOTAL",
+            }
+            answer = self._read("batch_get_item", table, {"RequestItems": {table: {"Keys": [{}]}}}, body)
+            got = answer["Responses"].get(table, [])
+            items += got
+            left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            if not left:
+                return items
+            if got:
+                backoff.progress()
+            else:
+                self._count_throttle(None)
+            if stopped() or not backoff.wait():
+                raise TransientError(
+                    f"{len(left)} keys of table {table} are not read: DynamoDB left them unprocessed for "
+                    f"{backoff.seconds:.0f} s: raise its capacity"
+                )
+
+    def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[list[TypedItem]]:
+        """The items of one segment of a table, in pages of at most 1 MB; strongly consistent. Read-only."""
+        return self._pages("scan", table, {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments})
+
+    def query_keys(self, table: str, index: str, key_name: str, values: dict[str, TypedValue]) -> list[str]:
+        """The table keys that a look-up through an index finds; `values` are the index's key attributes. Read-only.
+
+        An index lags behind its table, by fractions of a second as a rule: ask again before believing an absence.
+        """
+        names = {f"#{number}": name for number, name in enumerate(values)}
+        request = {
+            "IndexName": index,
+            "KeyConditionExpression": " AND ".join(f"#{number} = :{number}" for number in range(len(values))),
+            "ProjectionExpression": "#k",
+            "ExpressionAttributeNames": {"#k": key_name} | names,
+            "ExpressionAttributeValues": {f":{number}": value for number, value in enumerate(values.values())},
+        }
+        return [item[key_name]["S"] for page in self._pages("query", table, request) for item in page]
+
+    def _pages(self, method: str, table: str, request: dict[str, Any]) -> Iterator[list[TypedItem]]:
+        start: dict[str, Any] = {}
+        while True:
+            body = {"TableName": table, "ReturnConsumedCapacity": "TOTAL"} | request | start
+            answer = self._read(method, table, {"TableName": table}, body)
+            if answer["Items"]:
+                yield answer["Items"]
+            if not answer.get("LastEvaluatedKey"):  # an empty page is not the last one
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def _read(self, method: str, table: str, placeholder: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._wire.send(method, table, placeholder, orjson.dumps(body), throttled=self._count_throttle)
+        with self._lock:
+            self._read_units += _consumed(answer) or 0.0
+        return answer
+
+    def _count_throttle(self, _: ThrottledError | None) -> None:
+        with self._lock:
+            self._throttled += 1
+
+    def run_all(self, calls: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+        """`function` of every call, `in_flight` at once, lazily, in the order in which they end; see threads.py."""
+        return run_all(calls, function, self._in_flight)
+
+
+def _batches(puts: Iterable[tuple[str, bytes]]) -> Iterator[list[bytes]]:
+    """Items in batches as BatchWriteItem takes them: at most 25, at most 16 MB, no key twice."""
+    batch: dict[str, bytes] = {}
+    size = 0
+    for key, item in puts:
+        if len(item) > BATCH_BYTES:
+            raise PermanentError(f"an item of {len(item)} bytes does not fit a request: items over 400 KB are rejects")
+        length = len(item) + len(_BETWEEN)
+        if len(batch) == BATCH_ITEMS or size + length > BATCH_BYTES or key in batch:
+            yield list(batch.values())
+            batch, size = {}, 0
+        batch[key] = item
+        size += length
+    if batch:
+        yield list(batch.values())
+
+
+def _key_names(schema: list[dict[str, str]]) -> tuple[str, ...]:
+    return tuple(entry["AttributeName"] for entry in sorted(schema, key=lambda entry: entry["KeyType"] != "HASH"))
+
+
+def _consumed(answer: dict[str, Any]) -> float | None:
+    capacity = answer.get("ConsumedCapacity")
+    if not capacity:
+        return None
+    entries = capacity if isinstance(capacity, list) else [capacity]
+    return float(sum(entry.get("CapacityUnits", 0.0) for entry in entries))

@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from botocore.config import Config
@@ -26,11 +26,12 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
-    ResponseParserError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
 from accession.errors import AccessError, AccessionError, PermanentError, TargetError, TransientError
+from accession.threads import stopped
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -78,13 +79,7 @@ def client_config(in_flight: int = 8) -> Config:
     )
 
 
-class Stop(Protocol):
-    """A sign for a thread that others want it to end, as `threading.Event` is."""
-
-    def is_set(self) -> bool: ...
-
-
-class ConditionFailed(Exception):
+class ConditionFailedError(Exception):
     """The condition of a write does not hold.
 
     `repeated`: an earlier attempt of the same call may have been applied, so that its own effect can be the reason.
@@ -95,7 +90,7 @@ class ConditionFailed(Exception):
         self.repeated = repeated
 
 
-class Throttle(Exception):
+class ThrottledError(Exception):
     """The table refused for now; `reasons` as DynamoDB gave them, e.g. TableWriteKeyRangeThroughputExceeded."""
 
     def __init__(self, reasons: set[str]) -> None:
@@ -108,7 +103,7 @@ class Throttle(Exception):
         return bool(self.reasons) and all(reason.endswith("KeyRangeThroughputExceeded") for reason in self.reasons)
 
 
-class _Passing(Exception):
+class _PassingError(Exception):
     """A failure that may pass; whether the request was applied is not known."""
 
 
@@ -152,14 +147,13 @@ class Wire:
         body: bytes,
         *,
         before: Callable[[], None] = lambda: None,
-        throttled: Callable[[Throttle], None] = lambda _: None,
-        stop: Stop | None = None,
+        throttled: Callable[[ThrottledError], None] = lambda _: None,
         patience: float = RETRY_SECONDS,
     ) -> dict[str, Any]:
         """Send `body` until DynamoDB answers, and return its answer, parsed by orjson alone.
 
         `method` is the client's, `placeholder` the least that botocore needs to find the endpoint. `before` is called
-        before each attempt, `throttled` after each that was throttled. Raises ConditionFailed, TargetError,
+        before each attempt, `throttled` after each that was throttled. Raises ConditionFailedError, TargetError,
         AccessError, PermanentError at once; TransientError after `patience` seconds of failures.
         """
         backoff, repeated = self.backoff(patience), False
@@ -167,14 +161,14 @@ class Wire:
             before()
             try:
                 return self._send_once(method, table, placeholder, body)
-            except ConditionFailed:
-                raise ConditionFailed(repeated) from None
-            except Throttle as error:
+            except ConditionFailedError:
+                raise ConditionFailedError(repeated) from None
+            except ThrottledError as error:
                 throttled(error)
-                reason = f"{error.__class__.__name__.lower()}d: {error}" if error.reasons else "throttled"
-            except _Passing as error:
+                reason = str(error)
+            except _PassingError as error:
                 repeated, reason = True, str(error)
-            if (stop is not None and stop.is_set()) or not backoff.wait():
+            if stopped() or not backoff.wait():
                 raise TransientError(
                     f"{_action(method)} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
                     "try again when DynamoDB answers"
@@ -198,7 +192,7 @@ class Wire:
         except NoRegionError as error:
             raise AccessError("no AWS region is set: set AWS_REGION or the region of the Airflow connection") from error
         except (HTTPClientError, ResponseParserError) as error:
-            raise _Passing(type(error).__name__) from error
+            raise _PassingError(type(error).__name__) from error
         except BotoCoreError as error:
             raise PermanentError(f"{_action(method)} on table {table} failed: {type(error).__name__}") from error
         finally:
@@ -206,11 +200,11 @@ class Wire:
         raw: bytes = answer["Raw"]
         checksum = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-crc32")
         if checksum is not None and int(checksum) != zlib.crc32(raw):
-            raise _Passing("damaged answer")
+            raise _PassingError("damaged answer")
         try:
             parsed: dict[str, Any] = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise _Passing("unreadable answer") from error
+            raise _PassingError("unreadable answer") from error
         return parsed
 
 
@@ -256,12 +250,12 @@ def _translate(error: ClientError, method: str, table: str, region: str) -> Exce
     message = str(response.get("Error", {}).get("Message", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "ConditionalCheckFailedException":
-        return ConditionFailed(False)
+        return ConditionFailedError(False)
     if code in _THROTTLES or status == 429:
         listed = response.get("ThrottlingReasons") or response.get("throttlingReasons") or []
-        return Throttle({str(entry["reason"]) for entry in listed if entry.get("reason")})
+        return ThrottledError({str(entry["reason"]) for entry in listed if entry.get("reason")})
     if code in _PASSING or status >= 500:
-        return _Passing(code if code.isalpha() else f"HTTP {status}")
+        return _PassingError(code if code.isalpha() else f"HTTP {status}")
     return _permanent(code, message, method, table, region)
 
 

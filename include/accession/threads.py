@@ -1,0 +1,62 @@
+"""A few threads for many calls that wait for a network."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_worker = threading.local()  # .stop: the event of the crew that this thread works for
+
+
+def stopped() -> bool:
+    """Whether this thread was started by `run_all`, and that has been stopped: whoever waits to retry gives up."""
+    stop: threading.Event | None = getattr(_worker, "stop", None)
+    return stop is not None and stop.is_set()
+
+
+def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Iterator[tuple[T, R]]:
+    """`function` of every call, `in_flight` at once, in the order in which they end.
+
+    `calls` are taken in the caller's own thread, as they are needed, at most twice `in_flight` ahead. The first error
+    stops all: no further call begins, those in flight end, and it is raised. The same when the caller stops early.
+    """
+    inbox: SimpleQueue[tuple[T] | None] = SimpleQueue()
+    outbox: SimpleQueue[tuple[T, R] | BaseException] = SimpleQueue()
+    stop, threads, waiting = threading.Event(), list[threading.Thread](), 0
+
+    def work() -> None:
+        _worker.stop = stop
+        while (call := inbox.get()) is not None and not stop.is_set():
+            try:
+                outbox.put((call[0], function(call[0])))
+            except BaseException as error:  # noqa: BLE001 -- raised again below, in the caller's thread
+                outbox.put(error)
+                stop.set()
+
+    def take() -> tuple[T, R]:
+        result = outbox.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    try:
+        for call in calls:
+            inbox.put((call,))
+            waiting += 1
+            if len(threads) < in_flight:
+                threads.append(threading.Thread(target=work, name=f"accession-{len(threads)}", daemon=True))
+                threads[-1].start()
+            if waiting >= 2 * in_flight:
+                waiting -= 1
+                yield take()
+        for _ in range(waiting):
+            yield take()
+    finally:
+        stop.set()
+        for _ in threads:
+            inbox.put(None)
+        for thread in threads:
+            thread.join()
