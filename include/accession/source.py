@@ -115,6 +115,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         ):
             db.execute("BEGIN")
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # only now is the moment of the reading fixed
+            _expect_whole(db, path)
             yield db
     finally:
         # A read-only connection to a WAL database makes an empty -wal and a -shm, and may not remove them. SQLite
@@ -149,6 +150,19 @@ def _inspect(path: Path) -> None:
         raise SourceError(f"{path} is not a SQLite database, or it is encrypted: name the database file, decrypted.")
     if len(head) < 100:
         raise SourceError(f"{path} is truncated: it ends inside its header, after {size} bytes; copy it again.")
+
+
+def _expect_whole(db: sqlite3.Connection, path: Path) -> None:
+    """Raise SourceError for a last page cut short, which SQLite fills up with zeros without a word."""
+    wal = Path(f"{path}-wal")
+    if wal.exists() and wal.stat().st_size:
+        return  # pages may be in the WAL alone
+    expected = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
+    if path.stat().st_size < expected:
+        raise SourceError(
+            f"{path} is truncated: {path.stat().st_size} bytes instead of {expected}; copy it again, or restore it "
+            "from a backup."
+        )
 
 
 @contextmanager
