@@ -56,9 +56,7 @@ def deploy_stacks(
     that a person must look at first), TargetError (tables not as the mapping says, a stack that failed).
     """
     with _explain():
-        arn = session.client("sts").get_caller_identity()["Arn"]
-        _, partition, _, _, account, _ = arn.split(":", 5)
-        region = session.client("sts").meta.region_name
+        partition, account, region = _find_account(session)
         cloudformation = session.client("cloudformation")
         prefix = f"accession-{mapping.name}-{environment}".replace("_", "-")
 
@@ -141,6 +139,19 @@ def _join(names: Sequence[str]) -> str:
 def name_bucket(account: str, region: str, environment: str) -> str:
     """The artifacts bucket: global, lower case, at most 63 long (S3 User Guide, "Bucket naming rules")."""
     return f"accession-{account}-{region}-{environment}".lower().replace("_", "-")[:63].rstrip("-")
+
+
+def find_bucket(environment: str, session: "Session") -> str:
+    """The name that `deploy_stacks` gives the bucket in this account and region. Read-only; asks AWS who we are."""
+    with _explain():
+        _, account, region = _find_account(session)
+    return name_bucket(account, region, environment)
+
+
+def _find_account(session: "Session") -> tuple[str, str, str]:
+    sts = session.client("sts")
+    _, partition, _, _, account, _ = sts.get_caller_identity()["Arn"].split(":", 5)
+    return partition, account, sts.meta.region_name
 
 
 def _find_stack(cloudformation: "CloudFormationClient", name: str) -> "StackTypeDef | None":

@@ -5,6 +5,7 @@ process (`.venv/bin/ministack`).
 """
 
 import contextlib
+import http.client
 import os
 import shutil
 import socket
@@ -12,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,16 @@ class MiniStack:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "AIRFLOW_CONN_AWS_DEFAULT": "aws://",
+            # In lower case, the spelling that every client reads; a proxy cannot reach our loopback.
+            "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1"))),
         }
+
+    def take_environ(self) -> None:
+        """Point this process and its children at this MiniStack, and at no profile or endpoint that was set before."""
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(self.environ | {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull})
 
 
 @contextlib.contextmanager
@@ -146,16 +154,18 @@ def _find_free_port() -> int:
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
     """True once the child answers; False when it ended or the time is over."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        # Asked before the request: were the port taken by another, that other would answer for a child that is dead.
-        if process.poll() is not None:
-            return False
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # no proxy, whatever the environment says
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=1) as answer:
-                if answer.status == 200:  # and still ours
-                    return process.poll() is None
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.05)
+            connection.request("GET", "/_ministack/ready")
+            if connection.getresponse().status == 200:
+                # Had another taken the port, that other would have answered for a child that is dead.
+                return process.poll() is None
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)
     return False
 
 

@@ -1,0 +1,215 @@
+"""What the Makefile calls: `python -m accession.local demo | deploy | migrate | rollback`.
+
+All but the demo work in whatever AWS the environment points at (profile, role, keys, AWS_ENDPOINT_URL); the demo brings
+its own and takes it away again.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from accession.dag_test import LOCAL, DagTest, run_dag
+from accession.deploy import deploy_stacks, find_bucket
+from accession.errors import AccessionError, ParamsError
+from accession.mapping import MAPPINGS, load_mapping
+from accession.ministack import start_ministack
+from accession.params import LOCAL_ENVIRONMENTS
+from accession.sample import write_sample
+from accession.store import Store, client_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAPPING = "book_library"
+REPORT = re.compile(
+    r"s3://(?P<bucket>[^/\s]+)/(?P<mapping>[^/\s]+)/(?P<environment>[^/\s]+)/(?P<path>\S+/report)\.html"
+)
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    """Run one command; 0 when all is well, 1 after a failure, 2 after a wrong call, 130 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    options = _make_parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ParamsError as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    except AccessionError as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m accession.local", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], summary: str, *options: str) -> None:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        for option in options:
+            sub.add_argument(f"--{option}", default="", help=OPTIONS[option])
+        sub.set_defaults(command=command)
+
+    add("demo", demo, "move a sample library on an embedded local AWS")
+    add("deploy", deploy, "create or update tables, bucket and policy", "environment")
+    add("migrate", migrate, "move a SQLite file", "source", "environment", "conf", "resume")
+    add("rollback", rollback, "undo a finished run", "run", "environment", "conf")
+    return parser
+
+
+OPTIONS = {
+    "environment": "last part of the tables' names, such as dev",
+    "source": "path of the SQLite file, or s3://bucket/key",
+    "conf": "further params of the run, as a JSON object",
+    "resume": "name of an interrupted run to go on with",
+    "run": "name of the run to undo, as its report says",
+}
+
+
+def demo(_options: argparse.Namespace) -> int:
+    """The whole way on this machine alone; leaves the report and the sample in .local/demo, and no process."""
+    tell = _Clock()
+    folder = LOCAL / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tell("starting a local AWS (MiniStack)")
+    with start_ministack(log=folder / "ministack.log") as ministack:
+        ministack.take_environ()
+        tell("deploying tables and artifacts through CloudFormation")
+        deployed = deploy_stacks(_load(), "local", boto3.Session(), tell=lambda line: tell(f"  {line}"))
+        source = write_sample(folder / "site.db")
+        tell(f"wrote a sample library to {_show(source)}")
+        conf = {
+            "source": str(source),
+            "environment": "local",
+            "bucket": deployed.bucket,
+            "approval": "never",
+            "max_rejects": 2,  # the sample has an orphan and a date that is none
+        }
+        tell(f"running `airflow dags test migrate_{MAPPING}`")
+        done = run_dag(f"migrate_{MAPPING}", conf, tell=tell)
+        report = _save_report(done, folder)
+    if report:
+        print(f"\nReport: {_show(report)}")
+    return _end(done)
+
+
+def deploy(options: argparse.Namespace) -> int:
+    """Both stacks, and what to type next."""
+    environment = _need(options, "environment", "make deploy ENVIRONMENT=dev")
+    deployed = deploy_stacks(_load(), environment, boto3.Session(), tell=print)
+    print(f"bucket: {deployed.bucket}")
+    print(f"policy for the role of Airflow's workers: {deployed.policy}")
+    print(f"next: make migrate SOURCE=/path/to/site.db ENVIRONMENT={environment}")
+    return 0
+
+
+def migrate(options: argparse.Namespace) -> int:
+    """One run of the migration DAG."""
+    usage = "make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev"
+    conf = _read_conf(options.conf)
+    _merge(conf, "environment", _need(options, "environment", usage))
+    source = _need(options, "source", usage)
+    # Airflow's tasks have a working folder of their own.
+    _merge(conf, "source", source if source.startswith("s3://") else str(Path(source).absolute()))
+    if options.resume:
+        _merge(conf, "resume", options.resume)
+    return _run(f"migrate_{MAPPING}", conf)
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """One run of the undo DAG."""
+    usage = "make rollback RUN=20260105T120000Z-0123abcd ENVIRONMENT=dev"
+    conf = _read_conf(options.conf)
+    _merge(conf, "environment", _need(options, "environment", usage))
+    _merge(conf, "run", _need(options, "run", usage))
+    return _run(f"rollback_{MAPPING}", conf)
+
+
+def _run(dag_id: str, conf: dict[str, Any]) -> int:
+    approval, environment = conf.get("approval", "auto"), conf["environment"]
+    asks = approval == "always" or (approval == "auto" and environment not in LOCAL_ENVIRONMENTS)
+    if asks and not conf.get("dry_run"):
+        raise ParamsError(
+            f"A run in {environment} asks a person, and there is no Airflow UI here to answer in: look at the plan "
+            """with CONF='{"dry_run": true}', then say CONF='{"approval": "never"}', or trigger the DAG in Airflow."""
+        )
+    if not conf.get("bucket"):
+        conf["bucket"] = os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session())
+    tell = _Clock()
+    tell(f"running `airflow dags test {dag_id}`")
+    return _end(run_dag(dag_id, conf, tell=tell))
+
+
+def _end(done: DagTest) -> int:
+    print(f"Airflow's whole log: {_show(done.log)}")
+    return 0 if done.succeeded else 1
+
+
+class _Clock:
+    """Prints lines with the seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        print(f"[{time.monotonic() - self._start:5.1f} s] {line}", flush=True)
+
+
+def _save_report(done: DagTest, folder: Path) -> Path | None:
+    """Fetch the report that the run's log names, so that it can be opened when the local AWS is gone."""
+    found = [match for line in done.said if (match := REPORT.search(line))]
+    if not found:
+        return None
+    where = found[-1]
+    store = Store(boto3.client("s3", config=client_config()), where["bucket"], where["mapping"], where["environment"])
+    store.download(f"{where['path']}.json", folder / "report.json")
+    return store.download(f"{where['path']}.html", folder / "report.html")
+
+
+def _load() -> Any:
+    return load_mapping(MAPPINGS / f"{MAPPING}.yaml")
+
+
+def _need(options: argparse.Namespace, name: str, usage: str) -> str:
+    value = str(getattr(options, name)).strip()
+    if not value:
+        raise ParamsError(f"{name.upper()} is missing: {usage}")
+    return value
+
+
+def _read_conf(text: str) -> dict[str, Any]:
+    try:
+        conf = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"CONF is not JSON ({error}): write it as CONF='{{\"max_rejects\": 2}}'.") from None
+    if not isinstance(conf, dict):
+        raise ParamsError("CONF is JSON, but not an object: write it as CONF='{\"max_rejects\": 2}'.")
+    return conf
+
+
+def _merge(conf: dict[str, Any], name: str, value: str) -> None:
+    if conf.setdefault(name, value) != value:
+        raise ParamsError(f"{name} is {value} on the command line, but {conf[name]} in CONF: give it once.")
+
+
+def _show(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
