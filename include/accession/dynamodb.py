@@ -68,7 +68,7 @@ class DynamoDB:
         client: "DynamoDBClient",
         *,
         write_units_per_second: float | None = None,
-        in_flight: int = 8,
+        in_flight: int = 16,
         check: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,

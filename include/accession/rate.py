@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 BACK_OFF = 0.85  # the share of what was accepted that a throttle leaves
 PLATEAU_SECONDS = 3.0  # from a throttle back to the rate at which it came
-LOWEST = 100.0  # write units a second, four full batches of 1 KB items: below, the waits between retries do the work
+LOWEST = 250.0  # write units a second, ten full batches of 1 KB items: below, the waits between retries do the work
 BURST_SECONDS = 0.1  # unused time that may be made up for at once
 SETTLE_SECONDS = 0.25  # one answer to all throttles that belong together
 WINDOW_SECONDS = 1.0  # over which the accepted units are measured

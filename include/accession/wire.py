@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
@@ -44,7 +45,7 @@ REQUEST_TIMEOUT_SECONDS = CONNECT_SECONDS + READ_SECONDS
 """The longest that one request may be in flight; undo and resume wait for it after they raised the epoch."""
 
 RETRY_SECONDS = 300.0  # how long a request is repeated without any progress before it is given up
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 5.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
 
 # Which errors to retry: DynamoDB Developer Guide, Programming.Errors
 _THROTTLES = {"ProvisionedThroughputExceededException", "ThrottlingException", "Throttling", "RequestLimitExceeded"}
@@ -60,7 +61,7 @@ _NO_ACCESS = {
 }  # fmt: skip
 
 
-def client_config(in_flight: int = 8) -> Config:
+def client_config(in_flight: int = 16) -> Config:
     """What a DynamoDB client is made with.
 
     One attempt per call, since this module retries, and `standard` mode would otherwise cut DynamoDB's ten attempts to
@@ -191,7 +192,7 @@ class Wire:
             ) from error
         except NoRegionError as error:
             raise AccessError("no AWS region is set: set AWS_REGION or the region of the Airflow connection") from error
-        except (HTTPClientError, ResponseParserError) as error:
+        except (ConnectionError, HTTPClientError, ResponseParserError) as error:
             raise _PassingError(type(error).__name__) from error
         except BotoCoreError as error:
             raise PermanentError(f"{_action(method)} on table {table} failed: {type(error).__name__}") from error

@@ -1,0 +1,229 @@
+"""Nothing is lost, doubled or overwritten when DynamoDB throttles, fails, hands back and hangs up."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import orjson
+import pytest
+
+from accession.dynamodb import DynamoDB, TypedItem, client_config
+from accession.errors import AccessError, FencedError, TransientError
+from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
+
+EVERYTHING = Faults(throttle=0.3, unprocessed=0.3, error_before=0.04, error_after=0.04, cut_before=0.04, cut_after=0.04)
+BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after"}
+ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def proxy(library: Any) -> Iterator[Proxy]:
+    with Proxy(library.aws.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(proxy: Proxy) -> Callable[..., DynamoDB]:
+    """A DynamoDB behind the proxy."""
+    client = boto3.client("dynamodb", endpoint_url=proxy.endpoint, config=client_config())
+    return lambda **options: DynamoDB(client, **options)
+
+
+@pytest.fixture
+def table(library: Any) -> str:
+    return library.tables["book"]
+
+
+@pytest.fixture
+def direct(library: Any) -> DynamoDB:
+    """The same tables without the proxy: what is really there."""
+    return DynamoDB(boto3.client("dynamodb", config=client_config()))
+
+
+def make_items(count: int) -> list[TypedItem]:
+    return [
+        {
+            "book_id": {"S": f"key-{number}"},
+            "isbn": {"S": f"isbn-{number}"},
+            "rating": {"N": str(number)},
+            "title": {"S": "図書館 naïve"},
+            "cover": {"B": "AAEC"},
+        }
+        for number in range(count)
+    ]
+
+
+def as_puts(items: list[TypedItem]) -> list[tuple[str, bytes]]:
+    return [(item["book_id"]["S"], orjson.dumps(item)) for item in items]
+
+
+def by_key(items: list[TypedItem]) -> dict[str, TypedItem]:
+    assert max(Counter(item["book_id"]["S"] for item in items).values(), default=1) == 1
+    return {item["book_id"]["S"]: item for item in items}
+
+
+def read_all(dynamodb: DynamoDB, table: str) -> dict[str, TypedItem]:
+    return by_key([item for segment in range(3) for page in dynamodb.scan_pages(table, segment, 3) for item in page])
+
+
+def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
+    items, progress = make_items(800), []
+    proxy.faults, dynamodb = EVERYTHING, connect()
+    assert dynamodb.put_items(table, as_puts(items), progress.append) == 800
+    assert sum(progress) == 800
+    assert read_all(direct, table) == by_key(items)
+    assert set(proxy.counts) >= BROKEN | {"unprocessed_items"}, proxy.counts
+    assert dynamodb.throttled >= proxy.counts["throttled"]
+
+
+def test_a_number_of_writes_is_exact_also_in_a_last_small_batch(proxy, connect, direct, table):
+    proxy.faults = Faults(unprocessed=1.0)
+    for count in (0, 1, 2, 24, 25, 26):
+        assert connect().put_items(table, as_puts(make_items(count))) == count
+    assert len(read_all(direct, table)) == 26
+    assert proxy.counts["unprocessed_items"] > 0
+
+
+def test_no_item_is_missed_while_reading_when_everything_breaks(proxy, connect, direct, table):
+    items = make_items(600)
+    for item in items:
+        item["text"] = {"S": "x" * 20_000}
+    direct.put_items(table, as_puts(items))
+    proxy.faults, dynamodb = EVERYTHING, connect()
+    keys = [f"key-{number}" for number in range(700)]
+    assert dynamodb.read_items(table, "book_id", keys) == by_key(items)
+    assert read_all(dynamodb, table) == by_key(items)
+    for number in range(20):
+        found = dynamodb.query_keys(table, "isbn-index", "book_id", {"isbn": {"S": f"isbn-{number}"}})
+        assert found == [f"key-{number}"]
+    assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_keys"] > 0
+
+
+def test_a_write_whose_answer_was_lost_is_known_as_our_own(proxy, connect, direct, table):
+    items = make_items(40)
+    changed = [item | {"rating": {"N": "1000"}} for item in items]
+    proxy.faults, dynamodb = ANSWER_LOST, connect()
+
+    def put(item: TypedItem) -> bool:
+        return dynamodb.put_absent_item(table, "book_id", item)
+
+    def update(item: TypedItem) -> bool:
+        return dynamodb.update_item(table, "book_id", item["book_id"]["S"], item, item | {"rating": {"N": "1000"}})
+
+    def delete(item: TypedItem) -> bool:
+        return dynamodb.delete_item(table, "book_id", item["book_id"]["S"], item)
+
+    for write, on, then in ((put, items, items), (update, items, changed), (delete, changed, [])):
+        lost = proxy.counts["error_after"] + proxy.counts["cut_after"]
+        assert [done for _, done in dynamodb.run_all(on, write)] == [True] * 40
+        assert read_all(direct, table) == by_key(then)
+        assert proxy.counts["error_after"] + proxy.counts["cut_after"] > lost
+
+
+def test_the_applications_work_is_kept_when_everything_breaks(proxy, connect, direct, table):
+    items = make_items(20)
+    theirs = [item | {"rating": {"N": "5000"}} for item in items]
+    direct.put_items(table, as_puts(theirs))
+    proxy.faults, dynamodb = EVERYTHING, connect()
+
+    def write(item: TypedItem) -> tuple[bool, bool, bool]:
+        key = item["book_id"]["S"]
+        return (
+            dynamodb.update_item(table, "book_id", key, item, item | {"rating": {"N": "1000"}}),
+            dynamodb.put_absent_item(table, "book_id", item),
+            dynamodb.delete_item(table, "book_id", key, item),
+        )
+
+    assert {done for _, done in dynamodb.run_all(items, write)} == {(False, False, False)}
+    assert read_all(direct, table) == by_key(theirs)
+    assert proxy.counts["throttled"] > 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        (Faults(throttle=1.0), HOT_KEYS),
+        (Faults(throttle=1.0, throttle_reasons=()), "throttled"),
+        (Faults(error_before=1.0), "InternalServerError|ServiceUnavailable"),
+        (Faults(cut_before=1.0), "ConnectionClosedError"),
+    ],
+    ids=["throttled", "throttled without reasons", "failing", "hanging up"],
+)
+def test_a_writer_gives_up_after_long_patience_and_says_how_much_is_missing(proxy, connect, table, faults, reason):
+    clock = Clock()
+    proxy.faults, dynamodb = faults, connect(in_flight=2, clock=clock, sleep=clock.sleep)
+    with pytest.raises(TransientError, match=rf"^60 items for table {table} are not written: .*({reason})"):
+        dynamodb.put_items(table, as_puts(make_items(60)))
+    assert clock.now >= 300
+    assert proxy.counts["requests"] > 20
+
+
+def test_what_got_through_before_giving_up_is_not_counted_as_missing(proxy, connect, direct, table):
+    clock = Clock()
+    dynamodb = connect(in_flight=1, clock=clock, sleep=clock.sleep)
+
+    def puts() -> Iterator[tuple[str, bytes]]:
+        for number, put in enumerate(as_puts(make_items(75))):
+            if number == 51:  # two batches are out; the third goes into a wall
+                while len(read_all(direct, table)) < 50:
+                    pass
+                proxy.faults = Faults(throttle=1.0)
+            yield put
+
+    with pytest.raises(TransientError, match=r"^25 items"):
+        dynamodb.put_items(table, puts())
+    assert len(read_all(direct, table)) == 50
+
+
+def test_a_writer_that_lost_its_target_sends_nothing_more(proxy, connect, table):
+    proxy.faults = EVERYTHING
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks > 10:
+            raise FencedError("another run owns the target now")
+
+    with pytest.raises(FencedError):
+        connect(check=check).put_items(table, as_puts(make_items(800)))
+    assert proxy.counts["requests"] == 10
+
+
+def test_a_refused_permission_names_the_action_and_is_not_tried_again(proxy, connect, table):
+    proxy.faults = Faults(deny=1.0)
+    with pytest.raises(AccessError, match=f"dynamodb:DescribeTable on table {table}"):
+        connect().describe_table(table)
+    assert proxy.counts["requests"] == 1
+    with pytest.raises(AccessError, match=f"dynamodb:BatchWriteItem on table {table}"):
+        connect().put_items(table, as_puts(make_items(1)))
+
+
+@pytest.mark.parametrize("reason", [TABLE_LIMIT, PROVISIONED, ACCOUNT])
+def test_a_tables_limit_slows_all_writers(proxy, connect, table, reason):
+    clock = Clock()
+    proxy.faults = Faults(throttle=0.3, throttle_reasons=(reason,))
+    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
+    assert proxy.counts["throttled"] > 0
+    assert clock.now > 2, "500 items of two units at the lowest rate, 250 units a second, take about 4 s"
+
+
+def test_a_hot_key_range_slows_only_its_own_items(proxy, connect, table):
+    clock = Clock()
+    proxy.faults = Faults(throttle=0.3, throttle_reasons=(HOT_KEYS,))
+    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
+    assert proxy.counts["throttled"] > 0
+    assert clock.now < 2

@@ -1,0 +1,326 @@
+"""The library's DynamoDB against a real MiniStack: what goes in comes back, conditions protect, nothing is skipped."""
+
+import base64
+from collections import Counter
+from typing import Any
+
+import boto3
+import orjson
+import pytest
+
+from accession.dynamodb import DynamoDB, TypedItem, client_config
+from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
+
+
+@pytest.fixture
+def dynamodb(library: Any) -> DynamoDB:
+    return DynamoDB(boto3.client("dynamodb", config=client_config()))
+
+
+@pytest.fixture
+def table(library: Any) -> str:
+    return library.tables["user_book"]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def make_item(number: int, **more: Any) -> TypedItem:
+    return {
+        "user_book_id": {"S": f"key-{number}"},
+        "user_id": {"S": f"user-{number % 3}"},
+        "book_id": {"S": f"book-{number % 2}"},
+        "rating": {"N": str(number)},
+        **more,
+    }
+
+
+def as_puts(items: list[TypedItem]) -> list[tuple[str, bytes]]:
+    return [(item["user_book_id"]["S"], orjson.dumps(item)) for item in items]
+
+
+def read_all(dynamodb: DynamoDB, table: str, segments: int = 1) -> list[TypedItem]:
+    return [
+        item for segment in range(segments) for page in dynamodb.scan_pages(table, segment, segments) for item in page
+    ]
+
+
+def read_one(dynamodb: DynamoDB, table: str, key: str = "key-1") -> TypedItem | None:
+    return dynamodb.read_items(table, "user_book_id", [key]).get(key)
+
+
+# Tables
+
+
+def test_a_table_is_described_with_its_keys_and_indexes(dynamodb, table):
+    found = dynamodb.describe_table(table)
+    assert (found.name, found.status, found.key, found.key_type, found.sort_key) == (
+        table, "ACTIVE", "user_book_id", "S", None,
+    )  # fmt: skip
+    assert found.arn.endswith(f":table/{table}")
+    assert found.indexes == {"user-index": ("user_id",), "user-book-index": ("user_id", "book_id")}
+    assert found.index_status == {"user-index": "ACTIVE", "user-book-index": "ACTIVE"}
+
+
+def test_a_table_is_empty_until_it_holds_an_item(dynamodb, table):
+    assert dynamodb.is_empty(table)
+    dynamodb.put_items(table, as_puts([make_item(1)]))
+    assert not dynamodb.is_empty(table)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda dynamodb: dynamodb.describe_table("Nowhere"),
+        lambda dynamodb: dynamodb.is_empty("Nowhere"),
+        lambda dynamodb: dynamodb.put_items("Nowhere", as_puts([make_item(1)])),
+        lambda dynamodb: dynamodb.read_items("Nowhere", "user_book_id", ["a"]),
+        lambda dynamodb: dynamodb.delete_item("Nowhere", "user_book_id", "a", make_item(1)),
+    ],
+)
+def test_a_missing_table_is_named_with_the_remedy(dynamodb, call):
+    with pytest.raises(TargetError, match=r"table Nowhere does not exist in us-east-1: run make deploy"):
+        call(dynamodb)
+
+
+# Writes
+
+
+@pytest.mark.parametrize("count", [0, 1, 24, 25, 26, 51, 500])
+def test_every_item_of_any_number_is_written_once(dynamodb, table, count):
+    items = [make_item(number) for number in range(count)]
+    progress: list[int] = []
+    assert dynamodb.put_items(table, as_puts(items), progress.append) == count
+    assert sum(progress) == count and len(progress) == -(-count // 25)
+    assert sorted(read_all(dynamodb, table), key=str) == sorted(items, key=str)
+    assert dynamodb.consumed_write_units >= count
+
+
+def test_every_type_and_script_reads_back_as_it_went_in(dynamodb, table):
+    item = make_item(
+        1,
+        text={"S": "naïve 図書館 📚 \x00 \u2028 \\ \" '"},
+        empty={"S": ""},
+        binary={"B": base64.b64encode(bytes(range(256))).decode()},
+        null={"NULL": True},
+        no={"BOOL": False},
+        precise={"N": "12345678901234567890123456789012345678"},
+        small={"N": "-0.000000000000000000000000000001"},
+        json={"M": {"list": {"L": [{"N": "1"}, {"S": "zwei"}, {"M": {}}, {"L": []}]}}},
+    )
+    dynamodb.put_items(table, as_puts([item]))
+    assert read_one(dynamodb, table) == item
+    assert read_all(dynamodb, table) == [item]
+
+
+def test_items_near_the_limit_are_split_over_requests_by_size(dynamodb, table):
+    items = [make_item(number, text={"S": "\x01" * 390_000}) for number in range(8)]  # 2.3 MB each on the wire
+    puts = as_puts(items)
+    assert sum(len(item) for _, item in puts) > 16_000_000
+    progress: list[int] = []
+    dynamodb.put_items(table, puts, progress.append)
+    assert sorted(progress) == [2, 6]
+    assert len(read_all(dynamodb, table)) == 8
+
+
+def test_a_key_that_comes_twice_does_not_sink_its_batch(dynamodb, table):
+    assert dynamodb.put_items(table, as_puts([make_item(1), make_item(2), make_item(1)])) == 3
+    assert {item["user_book_id"]["S"] for item in read_all(dynamodb, table)} == {"key-1", "key-2"}
+
+
+def test_puts_are_taken_only_as_they_are_needed(table):
+    taken, ahead = 0, []
+
+    def puts():
+        nonlocal taken
+        for put in as_puts([make_item(number) for number in range(1000)]):
+            taken += 1
+            yield put
+
+    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=2)
+    done = 0
+
+    def written(count):
+        nonlocal done
+        done += count
+        ahead.append(taken - done)
+
+    dynamodb.put_items(table, puts(), written)
+    assert max(ahead) <= 4 * 25
+
+
+def test_a_writer_that_lost_its_target_stops(table):
+    calls = 0
+
+    def check():
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise FencedError("another run owns the target now")
+
+    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=1, check=check)
+    with pytest.raises(FencedError):
+        dynamodb.put_items(table, as_puts([make_item(number) for number in range(500)]))
+    assert len(read_all(dynamodb, table)) == 75
+
+
+def test_what_the_service_refuses_is_told_without_values(dynamodb, table):
+    with pytest.raises(PermanentError, match=f"refused dynamodb:BatchWriteItem on table {table}") as caught:
+        dynamodb.put_items(table, as_puts([make_item(1, rating={"N": "not-for-logs"})]))
+    assert "not-for-logs" not in str(caught.value)
+
+
+# Conditional writes
+
+
+def test_an_update_changes_what_differs_and_nothing_else(dynamodb, table):
+    before = make_item(1, status={"S": "reading"}, old={"NULL": True})
+    dynamodb.put_items(table, as_puts([before | {"by_the_application": {"S": "kept"}}]))
+    after = {**before, "status": {"S": "read"}, "new": {"BOOL": True}}
+    del after["old"]
+    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert read_one(dynamodb, table) == after | {"by_the_application": {"S": "kept"}}
+    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after), "repeating is safe"
+    assert dynamodb.update_item(table, "user_book_id", "key-1", after, before), "and so is the way back"
+    assert read_one(dynamodb, table) == before | {"by_the_application": {"S": "kept"}}
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [
+        {"status": {"S": "by the application"}},
+        {"status": None},
+        {"old": {"S": "by the application"}},
+        {"new": {"S": "by the application"}},
+    ],
+    ids=["set attribute changed", "set attribute gone", "removed attribute changed", "added attribute there"],
+)
+def test_an_update_leaves_alone_what_the_application_changed(dynamodb, table, touched):
+    before = make_item(1, status={"S": "reading"}, old={"NULL": True})
+    after = make_item(1, status={"S": "read"}, new={"BOOL": True})
+    held = {name: value for name, value in (before | touched).items() if value is not None}
+    dynamodb.put_items(table, as_puts([held]))
+    assert not dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert read_one(dynamodb, table) == held
+
+
+def test_an_update_never_creates_an_item(dynamodb, table):
+    assert not dynamodb.update_item(table, "user_book_id", "key-1", make_item(1), make_item(1, new={"S": "x"}))
+    assert not dynamodb.update_item(table, "user_book_id", "key-1", make_item(1), make_item(1))
+    assert read_one(dynamodb, table) is None
+
+
+def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb, table):
+    before = make_item(1, **{f"attribute{number}": {"N": "1"} for number in range(100)})
+    after = make_item(1, **{f"attribute{number}": {"N": "2"} for number in range(100)})
+    dynamodb.put_items(table, as_puts([before]))
+    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert read_one(dynamodb, table) == after
+    assert dynamodb.delete_item(table, "user_book_id", "key-1", after)
+
+
+def test_an_item_is_put_only_where_nothing_is(dynamodb, table):
+    assert dynamodb.put_absent_item(table, "user_book_id", make_item(1))
+    assert not dynamodb.put_absent_item(table, "user_book_id", make_item(1, status={"S": "other"}))
+    assert not dynamodb.put_absent_item(table, "user_book_id", make_item(1))
+    assert read_one(dynamodb, table) == make_item(1)
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [{"rating": {"N": "5"}}, {"rating": {"NULL": True}}, {"rating": None}, {"binary": {"B": "AAEC"}}],
+    ids=["changed", "null", "gone", "binary changed"],
+)
+def test_a_changed_item_is_not_deleted(dynamodb, table, touched):
+    before = make_item(1, binary={"B": "AAED"})
+    held = {name: value for name, value in (before | touched).items() if value is not None}
+    dynamodb.put_items(table, as_puts([held]))
+    assert not dynamodb.delete_item(table, "user_book_id", "key-1", before)
+    assert read_one(dynamodb, table) == held
+
+
+def test_an_item_is_deleted_once(dynamodb, table):
+    item = make_item(1, binary={"B": "AAED"}, null={"NULL": True}, empty={"S": ""}, json={"M": {"a": {"L": []}}})
+    dynamodb.put_items(table, as_puts([item, make_item(2)]))
+    assert dynamodb.delete_item(table, "user_book_id", "key-1", item)
+    assert not dynamodb.delete_item(table, "user_book_id", "key-1", item)
+    assert read_all(dynamodb, table) == [make_item(2)]
+
+
+# Reads
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
+def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb, table, count):
+    items = [make_item(number) for number in range(count)]
+    dynamodb.put_items(table, as_puts(items))
+    keys = [f"key-{number}" for number in range(count + 5)]
+    found = dynamodb.read_items(table, "user_book_id", keys + keys[:7])
+    assert found == {item["user_book_id"]["S"]: item for item in items}
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_a_scan_over_all_segments_sees_every_item_once(dynamodb, table, segments):
+    items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]  # 4.5 MB: several pages
+    dynamodb.put_items(table, as_puts(items))
+    seen = Counter(item["user_book_id"]["S"] for item in read_all(dynamodb, table, segments))
+    assert seen == Counter(f"key-{number}" for number in range(150))
+    assert dynamodb.consumed_read_units > 0
+    assert segments > 1 or len(list(dynamodb.scan_pages(table, 0, 1))) > 3, "a test of one page would prove little"
+
+
+def test_an_index_finds_the_keys_over_all_pages(dynamodb, table):
+    items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]
+    dynamodb.put_items(table, as_puts(items))
+    by_user = dynamodb.query_keys(table, "user-index", "user_book_id", {"user_id": {"S": "user-1"}})
+    assert sorted(by_user) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1)
+    values = {"user_id": {"S": "user-1"}, "book_id": {"S": "book-0"}}
+    by_both = dynamodb.query_keys(table, "user-book-index", "user_book_id", values)
+    assert sorted(by_both) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1 and number % 2 == 0)
+    assert dynamodb.query_keys(table, "user-index", "user_book_id", {"user_id": {"S": "nobody"}}) == []
+
+
+# The client
+
+
+def test_the_client_behaves_as_ever_for_others(table):
+    client = boto3.client("dynamodb")
+    for _ in range(2):  # a second DynamoDB on the same client registers nothing twice
+        dynamodb = DynamoDB(client)
+        dynamodb.put_items(table, as_puts([make_item(1, binary={"B": "AAEC"})]))
+    assert client.scan(TableName=table)["Items"][0]["binary"] == {"B": b"\x00\x01\x02"}
+    client.put_item(TableName=table, Item={"user_book_id": {"S": "key-2"}, "binary": {"B": b"\x00"}})
+    assert read_one(dynamodb, table, "key-2") == {"user_book_id": {"S": "key-2"}, "binary": {"B": "AA=="}}
+    with pytest.raises(client.exceptions.ConditionalCheckFailedException):
+        client.put_item(
+            TableName=table, Item={"user_book_id": {"S": "key-2"}}, ConditionExpression="attribute_not_exists(user_id)"
+            " AND attribute_not_exists(user_book_id)",
+        )  # fmt: skip
+
+
+def test_missing_credentials_are_told_with_the_action(aws, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    client = boto3.Session().client("dynamodb", config=client_config())
+    with pytest.raises(AccessError, match=r"dynamodb:DescribeTable on table Some needs AWS credentials"):
+        DynamoDB(client).describe_table("Some")
+
+
+def test_nobody_at_the_endpoint_is_told_soon():
+    clock = Clock()
+    client = boto3.client(
+        "dynamodb", endpoint_url="http://127.0.0.1:9", region_name="us-east-1", aws_access_key_id="a",
+        aws_secret_access_key="b", config=client_config(),
+    )  # fmt: skip
+    with pytest.raises(TransientError, match=r"dynamodb:DescribeTable on table Some failed .*EndpointConnection"):
+        DynamoDB(client, clock=clock, sleep=clock.sleep).describe_table("Some")
+    assert 15 < clock.now < 30
