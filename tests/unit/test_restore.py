@@ -165,11 +165,14 @@ def test_a_damaged_backup_or_wrong_rows_change_nothing(path: Path, backup: Path,
     assert everything(path.parent) == before
 
 
-@pytest.mark.parametrize("moment", range(1, 3))
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("moment", [1, 2], ids=["before the move", "after it"])
 def test_a_failure_half_way_puts_everything_back(
-    path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch, moment: int
+    path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch, moment: int, lost: bool
 ) -> None:
     die(WORSE, path)
+    if lost:
+        path.unlink()
     before = everything(path.parent)
     checks = iter(range(1, 10))
     expect = restore._expect_restored
