@@ -168,7 +168,7 @@ def test_a_damaged_backup_or_wrong_rows_change_nothing(path: Path, backup: Path,
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("moment", [1, 2], ids=["before the move", "after it"])
 def test_a_failure_half_way_puts_everything_back(
-    path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch, moment: int, lost: bool
+    path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch, *, moment: int, lost: bool
 ) -> None:
     die(WORSE, path)
     if lost:
