@@ -16,6 +16,7 @@ LOWEST = 250.0  # write units a second, ten full batches of 1 KB items: below, t
 BURST_SECONDS = 0.1  # unused time that may be made up for at once
 SETTLE_SECONDS = 0.25  # one answer to all throttles that belong together
 WINDOW_SECONDS = 1.0  # over which the accepted units are measured
+FIRST_LOOK_SECONDS = 0.02  # but a throttle among the very first requests is answered by what these got through
 
 
 class Rate:
@@ -33,9 +34,9 @@ class Rate:
         self._cap, self._clock, self._sleep = cap, clock, sleep
         self._lock = threading.Lock()
         self._limit: float | None = None  # where the last throttle came; None: none so far
-        self._since = clock()  # the last throttle
+        self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
         self._free = clock()  # when the next unit may go out
-        self._window, self._sum, self._before = clock(), 0.0, 0.0
+        self._window, self._sum, self._before, self._first = clock(), 0.0, 0.0, True
 
     def acquire(self, units: float) -> None:
         """Wait until `units` may go out."""
@@ -56,16 +57,20 @@ class Rate:
                 self._free += (units - expected) / rate
             self._roll(now)
             self._sum += units
+            self._fresh += units
 
     def throttled(self) -> None:
         """The table refused: go on a little below what it accepts."""
         with self._lock:
             now = self._clock()
-            if self._limit is not None and now - self._since < SETTLE_SECONDS:
+            first = self._limit is None
+            if not first and now - self._since < SETTLE_SECONDS:
                 return
             seen, rate = self._measured(now), self._rate(now)
+            if not first and now - self._since < WINDOW_SECONDS:  # still too fast: only what came since then counts
+                seen = min(seen, self._fresh / (now - self._since))
             self._limit = max(LOWEST / BACK_OFF, seen if rate is None else min(seen, rate))
-            self._since = now
+            self._since, self._fresh = now, 0.0
 
     def per_second(self) -> float | None:
         """Write units a second now; None when nothing bounds them."""
@@ -83,10 +88,12 @@ class Rate:
         passed = now - self._window
         if passed >= WINDOW_SECONDS:
             self._before = self._sum * WINDOW_SECONDS / passed
-            self._window, self._sum = now, 0.0
+            self._window, self._sum, self._first = now, 0.0, False
 
     def _measured(self, now: float) -> float:
         """Units a second that were accepted over about the last window."""
         self._roll(now)
         passed = now - self._window
+        if self._first:
+            return self._sum / max(passed, FIRST_LOOK_SECONDS)
         return (self._before * max(0.0, WINDOW_SECONDS - passed) + self._sum) / WINDOW_SECONDS
