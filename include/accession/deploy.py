@@ -20,9 +20,10 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from accession.dynamodb import DynamoDB, Table, client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, PermanentError, RefusedError, TargetError, TransientError
-from accession.mapping import Entity, Mapping
+from accession.mapping import Mapping
+from accession.preflight import check_table
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -98,12 +99,12 @@ def _check_existing_tables(mapping: Mapping, environment: str, session: "Session
     for entity in mapping.entities.values():
         name = entity.table(environment)
         try:
-            table = dynamodb.describe_table(name)
+            dynamodb.describe_table(name)
         except TargetError:
             absent.append(name)
         else:
-            check_table(entity, table)
             present.append(name)
+            check_table(entity, environment, dynamodb)
     if present and absent:
         raise RefusedError(
             f"{_join(present)} exist{'s' if len(present) == 1 else ''} already, but {_join(absent)} "
@@ -111,25 +112,6 @@ def _check_existing_tables(mapping: Mapping, environment: str, session: "Session
             "or deploy to an environment that has none of them."
         )
     return bool(present)
-
-
-def check_table(entity: Entity, table: Table) -> None:
-    """Raise TargetError unless the table has the string key and the indexes that the mapping names; more is fine."""
-    key = entity.target.key
-    if (table.key, table.key_type, table.sort_key) != (key, "S", None):
-        sort = f" and the sort key {table.sort_key}" if table.sort_key else ""
-        raise TargetError(
-            f"{table.name} has the key {table.key} ({table.key_type}){sort}, but the mapping says {key} (S) alone for "
-            f"{entity.name}: correct target.key in the mapping, or deploy to another environment."
-        )
-    for index, names in entity.indexes.items():
-        if index not in table.indexes:
-            raise TargetError(f"{table.name} has no index {index}: add it ({_join(names)}), then deploy again.")
-        if table.indexes[index] != names:
-            raise TargetError(
-                f"{table.name}: {index} is on {_join(table.indexes[index])}, but the mapping says {_join(names)}: "
-                "correct indexes in the mapping, or make the index anew."
-            )
 
 
 def _join(names: Sequence[str]) -> str:
@@ -234,7 +216,12 @@ def _find_reason(cloudformation: "CloudFormationClient", stack_id: str) -> str |
             if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason"):
                 reason = f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
             elif event["ResourceStatus"] in STARTS and event.get("PhysicalResourceId") == stack_id:
-                return reason  # the start of this very operation; older events tell older stories
+                break  # the start of this very operation; older events tell older stories
+    if reason and "DescribeEvents" in reason:  # refused before anything was made; the sentence is elsewhere
+        failed = cloudformation.describe_events(StackName=stack_id, Filters={"FailedEvents": True})["OperationEvents"]
+        told = [f"{event['LogicalResourceId']}: {event['ValidationStatusReason']}"
+                for event in failed if event.get("ValidationStatusReason")]  # fmt: skip
+        return told[0] if told else reason
     return reason
 
 

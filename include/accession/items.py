@@ -141,7 +141,12 @@ class ItemBuilder:
                 limits[name] = min(limit, limits.get(name, limit))
         self._index_limits = limits
         self._references = [
-            (name, entity.attributes[name].column or "", position[entity.attributes[name].column or ""], len(position) + i)
+            (
+                name,
+                entity.attributes[name].column or "",
+                position[entity.attributes[name].column or ""],
+                len(position) + i,
+            )
             for i, name in enumerate(entity.references)
         ]
         self._fields = [
@@ -155,7 +160,9 @@ class ItemBuilder:
             if a.column is None and not a.is_first_seen
         }
         self._first_seen = [n for n, a in entity.attributes.items() if a.column is None and a.is_first_seen]
-        self._first_seen_defaults = [n for n, a in entity.attributes.items() if a.column is not None and a.is_first_seen]
+        self._first_seen_defaults = [
+            n for n, a in entity.attributes.items() if a.column is not None and a.is_first_seen
+        ]
 
     @staticmethod
     def _default(attribute: Any) -> TypedValue | None:
@@ -262,6 +269,14 @@ class ItemBuilder:
                 f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
             )
         return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+
+    def merge(self, prepared: Prepared, kept: TypedItem) -> Prepared:
+        """`prepared` with attributes of the application kept beside it."""
+        if not kept:
+            return prepared
+        item = {**kept, **prepared.item}
+        data = canonical_json(item)
+        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, measure_item(item)))
 
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""

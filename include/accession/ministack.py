@@ -68,26 +68,30 @@ class MiniStack:
 
 @contextlib.contextmanager
 def start_ministack(
-    *, port: int | None = None, persist: Path | None = None, log: Path | None = None, region: str = "us-east-1"
+    *,
+    port: int | None = None,
+    persist: Path | None = None,
+    log: Path | None = None,
+    region: str = "us-east-1",
+    enforce_iam: bool = False,
 ) -> Iterator[MiniStack]:
     """Run MiniStack on 127.0.0.1 until the block ends, however it ends; raises AccessionError when it will not start.
 
     Without `port` a free one is found. State is in memory unless `persist` names a folder to keep it in. The log goes
-    to `log`, or to a temporary folder that ends with the process.
+    to `log`, or to a temporary folder that ends with the process. With `enforce_iam` policies count, as on AWS.
     """
     with tempfile.TemporaryDirectory(prefix="accession-ministack-") as scratch:
         log = log or Path(scratch) / "ministack.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        process, port = _start(port, Path(scratch), persist, log, region)
+        environ = _child_environ(Path(scratch), persist, region) | {"AUTH": str(enforce_iam).lower()}
+        process, port = _start(port, environ, log)
         try:
             yield MiniStack(endpoint=f"http://127.0.0.1:{port}", region=region, pid=process.pid, log=log)
         finally:
             _stop(process, save=persist is not None)
 
 
-def _start(
-    port: int | None, scratch: Path, persist: Path | None, log: Path, region: str
-) -> tuple[subprocess.Popen[bytes], int]:
+def _start(port: int | None, environ: dict[str, str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
     for attempt in range(1 if port else ATTEMPTS):
         chosen = port or _find_free_port()
         with log.open("ab") as output:
@@ -96,7 +100,7 @@ def _start(
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_child_environ(chosen, scratch, persist, region),
+                env=environ | {"GATEWAY_PORT": str(chosen)},
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the child in order
             )
         try:
@@ -120,7 +124,7 @@ def _find_interpreter() -> Path:
     return Path(script).resolve().with_name("python")
 
 
-def _child_environ(port: int, scratch: Path, persist: Path | None, region: str) -> dict[str, str]:
+def _child_environ(scratch: Path, persist: Path | None, region: str) -> dict[str, str]:
     """Nothing of ours leaks in: no credentials, no PYTHONPATH (a plugin folder there would be imported)."""
     state = persist or scratch / "state"
     keep = "1" if persist else "0"
@@ -128,7 +132,8 @@ def _child_environ(port: int, scratch: Path, persist: Path | None, region: str) 
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
-        "GATEWAY_PORT": str(port),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_HOST": "127.0.0.1",
         "MINISTACK_REGION": region,

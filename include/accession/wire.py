@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
+CONNECT_SECONDS = 3
+READ_SECONDS = 15
 REQUEST_TIMEOUT_SECONDS = CONNECT_SECONDS + READ_SECONDS
 """The longest that one request may be in flight; undo and resume wait for it after they raised the epoch."""
 

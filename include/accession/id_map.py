@@ -1,0 +1,184 @@
+"""The ID map: one SQLite file per entity and run that says which new id each old key has, and what was written for it.
+
+Dependent entities join through it, the next run compares with it, verification proves it, an auditor opens it:
+
+    sqlite3 user.db "SELECT new_id FROM id_map WHERE old_key = 17 AND latest"
+
+A row id that SQLite used again has an entry for each generation; the latest one is what the source holds now.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+from accession.errors import SourceError
+
+State = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
+
+# Parents in these states are in the source and in the target, so that children resolve.
+RESOLVING = "('live', 'kept_conflict', 'held_reject')"
+
+SCHEMA = """
+CREATE TABLE id_map (
+    entry INTEGER PRIMARY KEY,
+    old_key {affinity} NOT NULL,
+    generation INTEGER NOT NULL,
+    latest INTEGER NOT NULL,         -- 1: what the source holds now under this key
+    new_id TEXT NOT NULL,
+    identity BLOB NOT NULL,          -- eight bytes an alternative, keyed with the target's namespace
+    checksum BLOB NOT NULL,          -- SHA-256 of the item as last written
+    row_checksum BLOB,               -- of the item as the source makes it, where that differs (attributes kept)
+    first_seen TEXT NOT NULL,
+    state TEXT NOT NULL,
+    written INTEGER NOT NULL,        -- 1: put, updated or deleted by the run of this file
+    UNIQUE (old_key, generation)
+);
+CREATE TABLE rejects (
+    old_key,
+    source_column TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    held INTEGER NOT NULL            -- 1: migrated earlier; its item stays as it was
+);
+"""
+
+COLUMNS = "old_key, generation, latest, new_id, identity, checksum, row_checksum, first_seen, state, written"
+
+
+class Entry(NamedTuple):
+    """One row of the map, without its number."""
+
+    old_key: int | str
+    generation: int
+    latest: int
+    new_id: str
+    identity: bytes
+    checksum: bytes
+    row_checksum: bytes | None
+    first_seen: str
+    state: State
+    written: int
+
+
+class RejectedRow(NamedTuple):
+    """One row that was not migrated."""
+
+    old_key: int | str | float | bytes | None
+    column: str
+    reason: str
+    held: int
+
+
+def create_id_map(path: Path, affinity: str) -> sqlite3.Connection:
+    """A new, empty map whose old keys compare as a column of `affinity` does. Not durable until `finish_id_map`."""
+    path.unlink(missing_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;")
+    connection.executescript(SCHEMA.format(affinity=affinity))
+    connection.execute("BEGIN")
+    return connection
+
+
+def add_entries(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+    """Append entries. Raises SourceError when two have the same key and generation."""
+    try:
+        connection.executemany(f"INSERT INTO id_map ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", entries)
+    except sqlite3.IntegrityError as error:
+        raise SourceError(
+            f"two rows have the same key ({error}): make the key column of the mapping unique."
+        ) from error
+
+
+def add_rejects(connection: sqlite3.Connection, rejects: Iterable[RejectedRow]) -> None:
+    """Append rejected rows."""
+    connection.executemany("INSERT INTO rejects VALUES (?,?,?,?)", rejects)
+
+
+def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
+    """Take over the tombstones of the head's map, which stay for ever so that no generation is used again."""
+    connection.execute("COMMIT")
+    attach(connection, head, "head")
+    connection.execute("BEGIN")
+    connection.execute(
+        f"""INSERT INTO id_map ({COLUMNS})
+        SELECT old_key, generation,
+            latest AND NOT EXISTS (SELECT 1 FROM id_map n WHERE n.old_key = h.old_key AND n.generation > h.generation),
+            new_id, identity, checksum, row_checksum, first_seen, state, 0
+        FROM head.id_map h WHERE state = 'tombstone' ORDER BY old_key, generation"""
+    )
+    connection.execute("COMMIT")
+    connection.execute("DETACH head")
+    connection.execute("BEGIN")
+
+
+def finish_id_map(connection: sqlite3.Connection) -> None:
+    """Index, commit and close. Raises SourceError when two keys make the same id (5 and '5' in one column)."""
+    connection.execute("COMMIT")
+    try:
+        connection.execute("CREATE UNIQUE INDEX id_map_new_id ON id_map (new_id)")
+    except sqlite3.IntegrityError as error:
+        raise SourceError("two keys read alike, one as number and one as text: make them of one type.") from error
+    connection.close()
+
+
+def open_id_map(path: Path) -> sqlite3.Connection:
+    """A finished map, read-only."""
+    connection = sqlite3.connect(_address(path), uri=True, check_same_thread=False)
+    connection.execute("PRAGMA cache_size = -16000")
+    return connection
+
+
+def attach(connection: sqlite3.Connection, path: Path, name: str) -> None:
+    """Make a finished map readable as `name` on a connection that was opened with uri=True."""
+    connection.execute(f'ATTACH ? AS "{name}"', (_address(path),))
+
+
+def _address(path: Path) -> str:
+    return f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+
+
+def count_entries(path: Path) -> int:
+    """Entries of a finished map."""
+    connection = open_id_map(path)
+    try:
+        count: int = connection.execute("SELECT count(*) FROM id_map").fetchone()[0]
+    finally:
+        connection.close()
+    return count
+
+
+def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
+    """How many rejects are new, remain or are resolved since the head."""
+    connection = open_id_map(path)
+    try:
+        total = connection.execute("SELECT count(*) FROM rejects").fetchone()[0]
+        if head is None:
+            return {"new": total, "remaining": 0, "resolved": 0}
+        attach(connection, head, "head")
+        remaining = connection.execute(
+            "SELECT count(*) FROM rejects WHERE old_key IN (SELECT old_key FROM head.rejects)"
+        ).fetchone()[0]
+        resolved = connection.execute(
+            "SELECT count(*) FROM head.rejects WHERE old_key NOT IN (SELECT old_key FROM rejects WHERE old_key NOT NULL)"
+        ).fetchone()[0]
+        return {"new": total - remaining, "remaining": remaining, "resolved": resolved}
+    finally:
+        connection.close()
+
+
+def has_changed(path: Path, head: Path | None) -> bool:
+    """Whether the map records anything that the head's does not: an entry, a state, a checksum, a reject."""
+    connection = open_id_map(path)
+    try:
+        if head is None:
+            return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM id_map)").fetchone()[0])
+        attach(connection, head, "head")
+        kept = "old_key, generation, latest, new_id, identity, checksum, row_checksum, first_seen, state"
+        for one, other in (("main", "head"), ("head", "main")):
+            query = f"SELECT EXISTS (SELECT {kept} FROM {one}.id_map EXCEPT SELECT {kept} FROM {other}.id_map)"
+            if connection.execute(query).fetchone()[0]:
+                return True
+        return False
+    finally:
+        connection.close()

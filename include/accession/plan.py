@@ -1,0 +1,224 @@
+"""The plan: what the change set comes to, before anything is written. The numbers that approval shows.
+
+Adds up the entities' indexes, prices the writes, estimates the duration, and refuses the run when the params say so.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from accession.change_set import Change, Counts, Index, load_index, read_changes
+from accession.errors import RefusedError
+from accession.id_map import open_id_map
+from accession.items import MASK, TypedItem
+from accession.manifest import Document, Manifest, run_path
+from accession.mapping import Entity, Mapping
+from accession.progress import show_seconds
+from accession.store import Store
+
+logger = logging.getLogger(__name__)
+
+# On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
+WRITE_PRICE = Decimal("0.625")
+READ_PRICE = Decimal("0.125")
+# What a new on-demand table takes a second (Developer Guide, "On-demand capacity mode", initial throughput).
+NEW_TABLE_WRITE_UNITS = 4000
+# ImportTable's price a GB of uncompressed data, widely quoted, not confirmed on an AWS page (PEERS, "Price").
+SAMPLES = 5
+
+
+class EntityPlan(Document):
+    """One entity's share of the plan."""
+
+    table: str
+    counts: Counts
+    rejects: dict[str, int]
+    kept_back: int
+    samples: list[str]
+
+
+class Plan(Document):
+    """`plan.json`."""
+
+    run: str
+    entities: dict[str, EntityPlan]
+    writes: int
+    rejected: int
+    conflicts: int
+    write_units: int
+    read_units: float
+    price_usd: Decimal
+    seconds: float
+    records_changed: bool
+    refused: str | None
+    started_at: str
+    ended_at: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.writes == 0
+
+
+def load_plan(store: Store, run: str) -> Plan:
+    """The plan of a run. Raises StoreError when it got none."""
+    return Plan.model_validate_json(store.get(run_path(run, "plan.json")))
+
+
+def find_plan(store: Store, run: str) -> Plan | None:
+    """The plan of a run, or None when it did not come so far."""
+    found = store.find(run_path(run, "plan.json"))
+    return Plan.model_validate_json(found.data) if found else None
+
+
+def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
+    """Write `plan.json` and `rejects.csv`. Safe to repeat: an earlier attempt's plan stands.
+
+    A plan that the policies refuse is written too, with the reason; see `refuse_plan`.
+    """
+    started = datetime.now(UTC).isoformat()
+    found = find_plan(store, manifest.run)
+    if found is not None:
+        return found
+    indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
+    store.put(run_path(manifest.run, "rejects.csv"), _write_rejects(store, manifest, indexes))
+    entities = {
+        name: EntityPlan(
+            table=index.table,
+            counts=index.counts,
+            rejects=index.rejects,
+            kept_back=index.counts.kept_back + index.counts.rejected,
+            samples=list(islice(_sample(store, manifest, mapping.entities[name], index), SAMPLES)),
+        )
+        for name, index in indexes.items()
+    }
+    counts = [index.counts for index in indexes.values()]
+    write_units = sum(count.write_units for count in counts)
+    read_units = sum(count.read_units for count in counts)
+    rate = manifest.policy("write_units_per_second") or NEW_TABLE_WRITE_UNITS
+    plan = Plan(
+        run=manifest.run,
+        entities=entities,
+        writes=sum(count.put + count.updated + count.deleted for count in counts),
+        rejected=sum(count.rejected for count in counts),
+        conflicts=sum(count.conflicts for count in counts),
+        write_units=write_units,
+        read_units=read_units,
+        price_usd=price_units(write_units, read_units),
+        seconds=round(write_units / rate, 1),
+        records_changed=any(index.records_changed for index in indexes.values()),
+        refused=_find_refusal(store, manifest, counts),
+        started_at=started,
+        ended_at=datetime.now(UTC).isoformat(),
+    )
+    store.claim(run_path(manifest.run, "plan.json"), plan.dump())
+    return load_plan(store, manifest.run)
+
+
+def price_units(write_units: float, read_units: float) -> Decimal:
+    """US dollars for units on demand."""
+    price = Decimal(str(write_units)) * WRITE_PRICE + Decimal(str(read_units)) * READ_PRICE
+    return (price / 1_000_000).quantize(Decimal("0.000001"))
+
+
+def refuse_plan(plan: Plan) -> None:
+    """Raises RefusedError when the policies refuse the plan; nothing was written then."""
+    if plan.refused:
+        raise RefusedError(plan.refused)
+
+
+def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str | None:
+    rejected = sum(count.rejected for count in counts)
+    conflicts = sum(count.conflicts for count in counts)
+    allowed = manifest.policy("max_rejects")
+    if rejected > allowed:
+        return (
+            f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Mend the rows "
+            f"listed in {store.uri(run_path(manifest.run, 'rejects.csv'))}, or raise max_rejects."
+        )
+    if conflicts and manifest.policy("on_conflict") == "refuse":
+        return (
+            f"{conflicts:,} items were changed in the target since we wrote them: nothing was written. They are the "
+            f"lines with op conflict in {store.uri(run_path(manifest.run, 'changes/'))}; set on_conflict to keep or "
+            "overwrite."
+        )
+    return None
+
+
+def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> bytes:
+    """CSV of all rejects: entity, key, column, reason, and whether the item migrated earlier stays."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["entity", "table", "key", "column", "reason", "held"])
+    with TemporaryDirectory(prefix="accession-") as folder:
+        for name, index in indexes.items():
+            if not index.counts.rejected:
+                continue
+            file = store.download(store.path(index.id_map), Path(folder) / f"{name}.db", index.id_map_sha256)
+            connection = open_id_map(file)
+            for key, column, reason, held in connection.execute("SELECT * FROM rejects ORDER BY rowid"):
+                writer.writerow([name, index.table, key, column, reason, "yes" if held else "no"])
+            connection.close()
+    return text.getvalue().encode()
+
+
+def _sample(store: Store, manifest: Manifest, entity: Entity, index: Index) -> Iterator[str]:
+    """Changes as one line each, sensitive values masked."""
+    for part in index.parts:
+        for change in read_changes(store, manifest.run, entity.name, part):
+            yield show_change(entity, change)
+
+
+def show_change(entity: Entity, change: Change) -> str:
+    """One change in a line, sensitive values masked."""
+    head = f"{change.op} {change.old_key} → {change.key}" if change.key else f"{change.op} {change.old_key}"
+    if change.op == "reject":
+        return f"{head}: {change.reason}"
+    if change.op == "update" and change.before and change.item:
+        changed = {n: v for n, v in change.item.items() if change.before.get(n) != v}
+        gone = [n for n in change.before if n not in change.item]
+        return f"{head}: {_show_item(entity, changed)}{''.join(f', without {name}' for name in gone)}"
+    return f"{head}: {change.reason or _show_item(entity, change.item or change.before or {})}"
+
+
+def _show_item(entity: Entity, item: TypedItem) -> str:
+    shown = []
+    for name, value in item.items():
+        attribute = entity.attributes.get(name)
+        if name == entity.target.key:
+            continue
+        text: Any = MASK if attribute is None or attribute.sensitive else next(iter(value.values()))
+        text = "NULL" if text is True and "NULL" in value else str(text)
+        shown.append(f"{name}={text if len(text) <= 40 else text[:39] + '…'}")
+    return ", ".join(shown)
+
+
+def show_plan(plan: Plan) -> str:
+    """The plan as Markdown, for the approval and the log."""
+    lines = [
+        f"**Run {plan.run}**",
+        "",
+        "| entity | table | put | update | delete | unchanged | rejected | conflicts |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, entity in plan.entities.items():
+        c = entity.counts
+        numbers = (c.put, c.updated, c.deleted, c.unchanged, c.rejected, c.conflicts)
+        lines.append(f"| {name} | {entity.table} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+    lines += [
+        "",
+        f"{plan.write_units:,} write units, about ${plan.price_usd:,.4f} on demand (us-east-1), "
+        f"{show_seconds(plan.seconds)} at the rate of a new table or the cap.",
+    ]
+    for name, entity in plan.entities.items():
+        if entity.samples:
+            lines += ["", f"**{name}**, for example", ""]
+            lines += [f"- `{sample.replace('`', 'ʼ')}`" for sample in entity.samples]
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Progress of long work in the log: rows, rate, time left; a line every few seconds at most."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 5.0
+
+
+class Progress:
+    """Counts work done. Threads may share it. `note` adds to each line, such as throttles."""
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        note: Callable[[], str] = lambda: "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what, self._total, self._unit, self._note, self._clock = what, total, unit, note, clock
+        self._lock = threading.Lock()
+        self._started = clock()
+        self._next = self._started + EVERY_SECONDS
+        self.done = 0
+
+    def add(self, number: int) -> None:
+        """`number` more are done."""
+        self.done += number
+        # The clock is read for every hundredth row only: a row costs less than the clock.
+        if (number > 1 or self.done % 100 == 0) and self._clock() >= self._next:
+            with self._lock:
+                if self._clock() < self._next:
+                    return
+                self._next = self._clock() + EVERY_SECONDS
+            rate = self.done / max(self._clock() - self._started, 1e-9)
+            left = max(self._total - self.done, 0) / max(rate, 1e-9)
+            logger.info(
+                "%s: %s of %s %s, %s/s, %s left%s",
+                self._what,
+                f"{self.done:,}",
+                f"{self._total:,}",
+                self._unit,
+                f"{rate:,.0f}",
+                show_seconds(left),
+                self._note(),
+            )
+
+    def finish(self) -> None:
+        """The last line."""
+        seconds = self._clock() - self._started
+        rate = self.done / max(seconds, 1e-9)
+        logger.info(
+            "%s: %s %s in %s, %s/s%s",
+            self._what,
+            f"{self.done:,}",
+            self._unit,
+            show_seconds(seconds),
+            f"{rate:,.0f}",
+            self._note(),
+        )
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration as people write it: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,135 @@
+"""The report of a run: its numbers (`report.json`, stable: others build on it), its one line, its table for the log."""
+
+from typing import Literal
+
+from accession.manifest import Document, SnapshotRef
+from accession.progress import show_seconds
+
+Status = Literal["verified", "unchanged", "dry_run", "failed", "rolled_back", "rejected", "refused"]
+GOOD: tuple[Status, ...] = ("verified", "unchanged", "dry_run")
+
+
+class EntityReport(Document):
+    """What became of one entity; numbers of rows or items."""
+
+    table: str
+    source_rows: int = 0
+    put: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    conflicts: int = 0
+    adjusted: int = 0
+    verified: int = 0
+    missing: int = 0
+    mismatched: int = 0
+    drifted: int = 0
+    held: int = 0
+    unexpected: int = 0
+
+
+class Amount(Document):
+    """As planned, and as DynamoDB charged. What a killed attempt consumed is not known and not in it."""
+
+    planned: float
+    consumed: float
+
+
+class Step(Document):
+    """When a step was at work: ISO 8601 in UTC."""
+
+    name: str
+    started_at: str
+    ended_at: str
+
+
+class Report(Document):
+    """`report.json`."""
+
+    run: str
+    airflow_run_id: str
+    mapping: str
+    environment: str
+    status: Status
+    reason: str | None
+    snapshot: SnapshotRef
+    entities: dict[str, EntityReport]
+    rejects: dict[str, dict[str, int]]
+    id_maps: dict[str, str]
+    write_units: Amount
+    price_usd: Amount
+    seconds: dict[str, float]
+    steps: list[Step]
+    triggered_by: str
+    approved_by: str | None
+    source_changed_during_run: bool
+    source_rows_now: dict[str, int] | None
+    parent: str | None
+    is_open: bool
+    started_at: str
+    ended_at: str
+    artifacts: dict[str, str]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The numbers of all entities added up."""
+        names = [name for name in EntityReport.model_fields if name != "table"]
+        return {name: sum(getattr(entity, name) for entity in self.entities.values()) for name in names}
+
+    @property
+    def note(self) -> str:
+        """What the run did, in one line: "3 put, 1 deleted, 25 996 unchanged, verified"."""
+        names = ("put", "updated", "deleted", "unchanged", "rejected", "conflicts", "missing", "mismatched", "drifted")
+        totals = self.totals
+        parts = [f"{totals[name]:,} {name}".replace(",", " ") for name in names if totals[name]]
+        return ", ".join([*parts, self.status.replace("_", " ")])
+
+
+COLUMNS = {
+    "rows": "source_rows",
+    "put": "put",
+    "updated": "updated",
+    "unchanged": "unchanged",
+    "deleted": "deleted",
+    "rejected": "rejected",
+    "conflicts": "conflicts",
+    "verified": "verified",
+    "missing": "missing",
+    "mismatched": "mismatched",
+}
+
+
+def show_summary(report: Report) -> str:
+    """The summary table for the task log."""
+    rows: list[list[str]] = [["table", *COLUMNS]]
+    rows += [
+        [entity.table, *(f"{getattr(entity, field):,}" for field in COLUMNS.values())]
+        for entity in report.entities.values()
+    ]
+    rows.append(["total", *(f"{report.totals[field]:,}" for field in COLUMNS.values())])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "─" * len(lines[0])
+    took = show_seconds(sum(report.seconds.values()))
+    head = f"Run {report.run}: {report.status.replace('_', ' ').upper()}"
+    return "\n".join(
+        [
+            head,
+            *([report.reason] if report.reason else []),
+            rule,
+            lines[0],
+            rule,
+            *lines[1:-1],
+            rule,
+            lines[-1],
+            f"{report.write_units.consumed:,.0f} write units consumed, {report.write_units.planned:,.0f} planned, "
+            f"${report.price_usd.consumed:,.4f}; {took} of work",
+        ]
+    )

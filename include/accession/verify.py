@@ -1,0 +1,276 @@
+"""Verify: prove each item equal to the source, both ways, and count every item once.
+
+A strongly consistent parallel scan meets the ID map: what the target holds is looked up there, and what the map holds
+and the scan did not meet is missing. One bit an entry is all that is held in memory.
+"""
+
+import gzip
+import logging
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Connection
+
+import orjson
+
+from accession.change_set import load_index
+from accession.dynamodb import DynamoDB
+from accession.errors import VerificationError
+from accession.id_map import open_id_map
+from accession.items import TypedItem, checksum_item
+from accession.manifest import Document, Manifest, run_path
+from accession.mapping import Mapping
+from accession.migrate import find_conflicts, split_batches
+from accession.progress import Progress
+from accession.store import Store
+
+logger = logging.getLogger(__name__)
+
+SEGMENTS = 8
+LOOK_UPS = 500  # keys a query against the ID map
+LISTED = 100  # problems in the JSON; all of them are in the .jsonl.gz beside it
+SAMPLES = 10  # look-ups through each index
+INDEX_SECONDS = 60.0  # indexes are eventually consistent; they are asked again for this long
+APP_TRIES = 5
+
+PROBLEMS = ("missing", "mismatched", "drifted", "held", "unexpected")
+
+
+class Problem(Document):
+    """An item that is not as the source makes it."""
+
+    kind: str
+    key: str
+    old_key: int | str | None
+    reason: str
+
+
+class Verification(Document):
+    """`verification/<entity>.json`."""
+
+    entity: str
+    table: str
+    verified: int
+    missing: int
+    mismatched: int
+    drifted: int
+    held: int
+    unexpected: int
+    listed: list[Problem]
+    look_ups: dict[str, int]
+    conflicts: list[dict[str, str | int | None]]
+    read_units: float
+    ok: bool
+    reason: str | None
+    started_at: str
+    ended_at: str
+
+
+def verification_path(run: str, entity: str) -> str:
+    """Where the verification of an entity lies."""
+    return run_path(run, f"verification/{entity}.json")
+
+
+def problems_path(run: str, entity: str) -> str:
+    """Where all problems of an entity are listed by key."""
+    return run_path(run, f"verification/{entity}.jsonl.gz")
+
+
+def verify_entity(store: Store, mapping: Mapping, manifest: Manifest, name: str, dynamodb: DynamoDB) -> Verification:
+    """Prove one table and write `verification/<entity>.json`. Read-only on the table.
+
+    Raises VerificationError naming keys when an item that this run wrote is missing or other than it should be, when a
+    first run into empty tables meets items that are not ours, or when an index does not find an item.
+    """
+    with tempfile.TemporaryDirectory(prefix="accession-") as folder:
+        result = _Verifying(store, mapping, manifest, name, dynamodb, Path(folder)).verify()
+    store.put(verification_path(manifest.run, name), result.dump())
+    if not result.ok:
+        raise VerificationError(result.reason)
+    return result
+
+
+class _Verifying:
+    def __init__(
+        self, store: Store, mapping: Mapping, manifest: Manifest, name: str, dynamodb: DynamoDB, folder: Path
+    ) -> None:
+        self.store, self.manifest, self.dynamodb, self.folder = store, manifest, dynamodb, folder
+        self.entity = mapping.entities[name]
+        self.index = load_index(store, manifest.run, name)
+        self.kept = {kept.key: kept for kept in find_conflicts(store, manifest.run, name)}
+        self.lock = threading.Lock()
+        self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
+        self.listed: list[Problem] = []
+        self.samples: list[TypedItem] = []
+
+    def verify(self) -> Verification:
+        started = datetime.now(UTC).isoformat()
+        read_before = self.dynamodb.consumed_read_units
+        self.map_file = self.store.download(
+            self.store.path(self.index.id_map), self.folder / "id_map.db", self.index.id_map_sha256
+        )
+        id_map = open_id_map(self.map_file)
+        entries: int = id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
+        self.met = bytearray(entries // 8 + 1)
+        self.progress = Progress(f"verify {self.entity.name}", entries, "items")
+        problems = self.folder / "problems.jsonl.gz"
+        with gzip.GzipFile(problems, "wb", mtime=0) as self.list:
+            for _ in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
+                pass
+            self._find_missing(id_map)
+        id_map.close()
+        self.progress.finish()
+        self.store.upload(problems_path(self.manifest.run, self.entity.name), problems)
+        look_ups, lost = self._look_up()
+        reason = self._judge(lost)
+        return Verification(
+            entity=self.entity.name,
+            table=self.index.table,
+            **self.counts,
+            listed=self.listed,
+            look_ups=look_ups,
+            conflicts=[kept.model_dump() for kept in self.kept.values()],
+            read_units=self.dynamodb.consumed_read_units - read_before,
+            ok=reason is None,
+            reason=reason,
+            started_at=started,
+            ended_at=datetime.now(UTC).isoformat(),
+        )
+
+    def _scan_segment(self, segment: int) -> None:
+        id_map = open_id_map(self.map_file)
+        try:
+            for page in self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS):
+                for batch in split_batches(page, LOOK_UPS):
+                    self._compare(id_map, batch)
+        finally:
+            id_map.close()
+
+    def _compare(self, id_map: Connection, batch: list[TypedItem]) -> None:
+        key_name = self.entity.target.key
+        items = {item[key_name]["S"]: item for item in batch}
+        marks = ",".join("?" * len(items))
+        query = f"SELECT new_id, entry, old_key, checksum, state, written FROM id_map WHERE new_id IN ({marks})"
+        known = {row[0]: row[1:] for row in id_map.execute(query, list(items))}
+        verified: list[TypedItem] = []
+        entries: list[int] = []
+        problems: list[Problem] = []
+        for key, item in items.items():
+            if key not in known:
+                problems.append(Problem(kind="unexpected", key=key, old_key=None, reason="not ours"))
+                continue
+            entry, old_key, checksum, state, written = known[key]
+            entries.append(entry)
+            if state == "live" and checksum_item(item) == checksum:
+                verified.append(item)
+            else:
+                kind, reason = self._classify(key, state, written)
+                problems.append(Problem(kind=kind, key=key, old_key=old_key, reason=reason))
+        with self.lock:
+            for entry in entries:
+                self.met[entry >> 3] |= 1 << (entry & 7)
+            self.counts["verified"] += len(verified)
+            self._add_problems(problems)
+            for item in verified[: max(SAMPLES - len(self.samples), 0)]:
+                self.samples.append(item)
+            self.progress.add(len(batch))
+
+    def _classify(self, key: str, state: str, written: int) -> tuple[str, str]:
+        """Kind and reason of an item that is in the map and in the target, but is not as the map says."""
+        if key in self.kept:
+            return "held", self.kept[key].reason
+        if state == "tombstone":
+            return (
+                ("mismatched", "deleted by this run, and still there") if written else ("unexpected", "deleted earlier")
+            )
+        if state != "live":
+            return "held", state
+        if written:
+            return "mismatched", "differs from what this run wrote"
+        return "drifted", "changed by somebody else"
+
+    def _find_missing(self, id_map: Connection) -> None:
+        rows = id_map.execute("SELECT entry, new_id, old_key, state, written FROM id_map WHERE state != 'tombstone'")
+        for entry, key, old_key, state, written in rows:
+            if self.met[entry >> 3] >> (entry & 7) & 1:
+                continue
+            if key in self.kept or state != "live":
+                kind, reason = "held", "gone from the target"
+            elif written:
+                kind, reason = "missing", "written by this run, and not there"
+            else:
+                kind, reason = "drifted", "deleted by somebody else"
+            self._add_problems([Problem(kind=kind, key=key, old_key=old_key, reason=reason)])
+
+    def _add_problems(self, problems: list[Problem]) -> None:
+        for problem in problems:
+            self.counts[problem.kind] += 1
+            if len(self.listed) < LISTED:
+                self.listed.append(problem)
+            self.list.write(orjson.dumps(problem.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
+
+    def _look_up(self) -> tuple[dict[str, int], list[str]]:
+        """Ask every index the application uses for some verified items; what it never found comes back too."""
+        look_ups: dict[str, int] = {}
+        lost: list[str] = []
+        for index, names in self.entity.indexes.items():
+            samples = [item for item in self.samples if all(name in item for name in names)]
+            look_ups[index] = len(samples)
+            for item in samples:
+                if not self._finds(index, names, item):
+                    lost.append(f"{index} does not find {item[self.entity.target.key]['S']}")
+        return look_ups, lost
+
+    def _finds(self, index: str, names: tuple[str, ...], item: TypedItem) -> bool:
+        key_name = self.entity.target.key
+        deadline = time.monotonic() + INDEX_SECONDS
+        wait = 0.2
+        while True:
+            values = {name: item[name] for name in names}
+            if item[key_name]["S"] in self.dynamodb.query_keys(self.index.table, index, key_name, values):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(wait)
+            wait = min(wait * 2, 5.0)
+
+    def _judge(self, lost: list[str]) -> str | None:
+        refuses_others = self.manifest.parent is None and self.manifest.policy("existing_items") == "refuse"
+        fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
+        if not any(self.counts[kind] for kind in fatal) and not lost:
+            return None
+        numbers = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(fatal) if self.counts[kind])
+        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + lost[:5]
+        return (
+            f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. All are in "
+            f"{self.store.uri(problems_path(self.manifest.run, self.entity.name))}."
+        )
+
+
+def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> int:
+    """GET `url` until it answers below 400, a few times; the status. Raises VerificationError."""
+    reason = ""
+    for attempt in range(APP_TRIES):
+        if attempt:
+            sleep(2.0**attempt)
+        try:
+            with urllib.request.urlopen(url, timeout=15) as answer:  # noqa: S310  the params admit http and https only
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            reason = f"answers {error.code}"
+        except (urllib.error.URLError, OSError) as error:
+            reason = f"does not answer ({getattr(error, 'reason', error)})"
+    raise VerificationError(f"the application at {url} {reason}: look at its log, or leave app_url empty.")
+
+
+def load_verifications(store: Store, mapping: Mapping, run: str) -> Iterator[Verification]:
+    """The verifications that a run has."""
+    for name in mapping.order:
+        found = store.find(verification_path(run, name))
+        if found is not None:
+            yield Verification.model_validate_json(found.data)
