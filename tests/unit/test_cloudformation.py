@@ -1,0 +1,107 @@
+"""The two templates say what the mapping, the store and the design say."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from accession.deploy import TEMPLATES
+from accession.mapping import MAPPINGS, load_mapping
+from accession.store import BACKUP_TAG
+
+ALL = sorted(TEMPLATES.glob("*.yaml"))
+
+
+class Loader(yaml.SafeLoader):
+    """Reads !Ref and friends as {"!Ref": …}."""
+
+
+def construct(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        return {f"!{suffix}": loader.construct_scalar(node)}
+    assert isinstance(node, yaml.SequenceNode)
+    return {f"!{suffix}": loader.construct_sequence(node)}
+
+
+Loader.add_multi_constructor("!", construct)
+
+
+def read(name: str) -> dict[str, Any]:
+    template: dict[str, Any] = yaml.load((TEMPLATES / name).read_text(), Loader)
+    return template
+
+
+@pytest.mark.parametrize("template", ALL, ids=lambda path: path.name)
+def test_cfn_lint_has_nothing_to_say(template: Path) -> None:
+    cfn_lint = Path(sys.executable).with_name("cfn-lint")
+    command = [cfn_lint, "--non-zero-exit-code", "informational", template]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tables_are_those_that_the_mapping_writes_and_the_application_reads() -> None:
+    mapping = load_mapping(MAPPINGS / "book_library.yaml")
+    tables = [r["Properties"] for r in read("tables.yaml")["Resources"].values()]
+    by_name = {table["TableName"]["!Sub"].replace("${Environment}", "dev"): table for table in tables}
+    assert set(by_name) == {entity.table("dev") for entity in mapping.entities.values()}
+    for entity in mapping.entities.values():
+        table = by_name[entity.table("dev")]
+        assert table["KeySchema"] == [{"AttributeName": entity.target.key, "KeyType": "HASH"}]
+        indexes = {
+            i["IndexName"]: tuple(k["AttributeName"] for k in i["KeySchema"]) for i in table["GlobalSecondaryIndexes"]
+        }
+        assert indexes == entity.indexes
+        assert {i["Projection"]["ProjectionType"] for i in table["GlobalSecondaryIndexes"]} == {"ALL"}
+        for index in table["GlobalSecondaryIndexes"]:
+            assert [key["KeyType"] for key in index["KeySchema"]] == ["HASH", "RANGE"][: len(index["KeySchema"])]
+        types = {d["AttributeName"]: d["AttributeType"] for d in table["AttributeDefinitions"]}
+        assert types == dict.fromkeys((entity.target.key, *entity.index_keys), "S")
+
+
+def test_tables_are_on_demand_restorable_encrypted_and_kept() -> None:
+    for resource in read("tables.yaml")["Resources"].values():
+        assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+        assert resource["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
+        assert resource["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+        assert resource["Properties"]["SSESpecification"] == {"SSEEnabled": True}
+
+
+def test_bucket_is_versioned_encrypted_closed_and_kept() -> None:
+    resources = read("artifacts.yaml")["Resources"]
+    bucket = resources["Bucket"]
+    assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+    assert bucket["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["Properties"]["PublicAccessBlockConfiguration"]) == 4
+    [statement] = resources["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert len(statement["Resource"]) == 2  # the bucket and its objects
+
+
+def test_backups_and_old_versions_go_after_30_days() -> None:
+    rules = {
+        r["Id"]: r
+        for r in read("artifacts.yaml")["Resources"]["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    }
+    backups = rules["backups-30-days"]
+    [tag] = backups["TagFilters"]
+    assert f"{tag['Key']}={tag['Value']}" == BACKUP_TAG  # what the store puts on the backups it uploads
+    assert backups["ExpirationInDays"] == 30
+    # Expiry leaves the data as an old version: without this the hashes in a backup would live twice as long.
+    assert backups["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
+    old = rules["old-versions-30-days"]
+    assert old["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
+    assert not {"TagFilters", "Prefix", "ExpirationInDays"} & set(old)  # current objects, the audit, stay
+    assert {rule["Status"] for rule in rules.values()} == {"Enabled"}
+
+
+def test_policy_has_no_star_action_and_no_star_resource() -> None:
+    for statement in read("artifacts.yaml")["Resources"]["Policy"]["Properties"]["PolicyDocument"]["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert all("*" not in action for action in actions)
+        assert statement["Resource"] != "*"

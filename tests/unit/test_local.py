@@ -1,0 +1,127 @@
+"""What `make` commands say when they are called wrongly, and what they show of Airflow's log."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accession import local
+from accession.dag_test import DagTest, choose_lines
+
+LOG = """\
+2026-01-05T12:00:00.1Z WARNING [py.warnings] Could not import graphviz.
+Run `pip install graphviz`
+2026-01-05T12:00:01.1Z INFO [airflow.sdk.definitions.dag] [DAG TEST] starting task_id=stage.user map_index=-1
+2026-01-05T12:00:01.2Z INFO [accession.stage] user: 100 of 200 rows
+2026-01-05T12:00:01.3Z WARNING [accession.stage] 1 row rejected
+2026-01-05T12:00:02.1Z INFO [airflow.sdk.definitions.dag] [DAG TEST] starting task_id=migrate.user map_index=3
+2026-01-05T12:00:02.2Z INFO [accession.report] table
+----- -
+user  1
+2026-01-05T12:00:02.3Z INFO [accessioned.elsewhere] not ours
+2026-01-05T12:00:03.1Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+  File "x.py", line 1, in x
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
+
+2026-01-05T12:00:03.2Z INFO [task] ::group::Post Execute
+2026-01-05T12:00:04.1Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+KeyError: 'x'
+"""
+
+
+def test_of_airflows_log_a_person_sees_tasks_our_own_words_and_reasons() -> None:
+    assert list(choose_lines(LOG.splitlines())) == [
+        ("  stage.user", False),
+        ("      user: 100 of 200 rows", True),
+        ("    ! 1 row rejected", True),
+        ("  migrate.user[3]", False),
+        ("      table", True),
+        ("      ----- -", True),
+        ("      user  1", True),
+        ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
+        ("    ! KeyError: 'x'", False),
+    ]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The DAG runs that a command asked for; Airflow itself is not started."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def run_dag(dag_id: str, conf: dict[str, Any], **_: Any) -> DagTest:
+        asked.append((dag_id, conf))
+        return DagTest(True, (), Path("log"))
+
+    monkeypatch.setattr(local, "run_dag", run_dag)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["deploy"], "ENVIRONMENT is missing: make deploy ENVIRONMENT=dev"),
+        (["migrate", "--environment", "dev"], "SOURCE is missing: make migrate SOURCE="),
+        (["rollback", "--environment", "dev"], "RUN is missing: make rollback RUN="),
+        (["migrate", "--environment", "dev", "--source", "x", "--conf", "{"], "CONF is not JSON"),
+        (["migrate", "--environment", "dev", "--source", "x", "--conf", "[]"], "CONF is JSON, but not an object"),
+        (
+            ["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"source": "/y"}'],
+            "source is /x on the command line, but /y in CONF: give it once",
+        ),
+        (["migrate", "--environment", "prod", "--source", "/x"], "A run in prod asks a person"),
+        (["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"approval": "always"}'], "asks a person"),
+        (["rollback", "--environment", "prod", "--run", "r"], "A run in prod asks a person"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_starts_nothing(
+    arguments: list[str], sentence: str, runs: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert local.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert runs == []
+
+
+def test_migrate_hands_the_dag_what_was_typed(runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    call = [
+        "migrate",
+        "--source",
+        "site.db",
+        "--environment",
+        "prod",
+        "--resume",
+        "r",
+        "--conf",
+        '{"approval": "never"}',
+    ]
+    assert local.main(call) == 0
+    assert runs == [
+        (
+            "migrate_book_library",
+            {
+                "approval": "never",
+                "environment": "prod",
+                "source": str(tmp_path / "site.db"),  # tasks work elsewhere
+                "resume": "r",
+                "bucket": "ours",
+            },
+        )
+    ]
+
+
+def test_bucket_in_conf_wins_and_a_dry_run_asks_nobody(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    conf = '{"dry_run": true, "bucket": "theirs"}'
+    assert local.main(["migrate", "--source", "s3://b/k.db", "--environment", "prod", "--conf", conf]) == 0
+    [(_, given)] = runs
+    assert given == {"dry_run": True, "bucket": "theirs", "environment": "prod", "source": "s3://b/k.db"}
+
+
+def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "run_dag", lambda *_, **__: DagTest(False, (), Path("log")))
+    assert local.main(["migrate", "--source", "x", "--environment", "dev", "--conf", '{"bucket": "b12"}']) == 1
