@@ -53,6 +53,7 @@ class Table:
     sort_key: str | None
     indexes: dict[str, tuple[str, ...]]
     index_status: dict[str, str]
+    attribute_types: dict[str, str]
 
 
 class DynamoDB:
@@ -115,6 +116,7 @@ class DynamoDB:
             indexes={index["IndexName"]: _key_names(index["KeySchema"]) for index in indexes},
             # MiniStack leaves the status out of tables that a stack made.
             index_status={index["IndexName"]: index.get("IndexStatus", "ACTIVE") for index in indexes},
+            attribute_types=types,
         )
 
     def is_empty(self, table: str) -> bool:
