@@ -5,6 +5,7 @@ Airflow's log goes to a file in full. The screen gets a line per task, what Acce
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ STOP_SECONDS = 10.0
 LOG_FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d[T ][\d:.,+Z-]+ (?P<level>[A-Z]+) \[(?P<logger>[^\]]*)\] (?P<message>.*)$")
 STARTING = re.compile(r"\[DAG TEST\] starting task_id=(?P<task>\S+) map_index=(?P<index>-?\d+)")
+END = "0000-00-00T00:00:00Z INFO [end] "  # one more record, so that the last one is told too
 ERROR_CLASS = re.compile(r"^accession\.errors\.\w+: ")
 
 
@@ -97,8 +99,8 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
     traceback, which is the error's one sentence.
     """
     shown = failed = False
-    last = ""
-    for line in lines:
+    last = told = ""
+    for line in itertools.chain(lines, [END]):
         record = RECORD.match(line)
         if record is None:
             if shown:
@@ -106,8 +108,9 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
             elif failed and line.strip():
                 last = line
             continue
-        if failed:
+        if failed and last != told:  # Airflow may log one failure twice
             yield f"    ! {ERROR_CLASS.sub('', last)}", False
+            told = last
         message = record["message"]
         shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
         failed = "Task failed with exception" in message
@@ -115,9 +118,8 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
         if shown:
             yield f"    {'! ' if record['level'] in {'WARNING', 'ERROR', 'CRITICAL'} else '  '}{message}", True
         elif start := STARTING.search(message):
+            told = ""
             yield f"  {start['task']}{'' if start['index'] == '-1' else '[' + start['index'] + ']'}", False
-    if failed:
-        yield f"    ! {ERROR_CLASS.sub('', last)}", False
 
 
 def _copy(lines: Iterable[str], file: Any) -> Iterator[str]:

@@ -25,6 +25,9 @@ Traceback (most recent call last):
 accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
 
 2026-01-05T12:00:03.2Z INFO [task] ::group::Post Execute
+2026-01-05T12:00:03.3Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
 2026-01-05T12:00:04.1Z ERROR [task] Task failed with exception
 Traceback (most recent call last):
 KeyError: 'x'
