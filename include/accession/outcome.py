@@ -46,11 +46,12 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     """
     state = load_state(store)
     assert state is not None
-    recorded = _find_recorded(store, manifest.run, state)
+    owns = state.open is not None and state.open.run == manifest.run
+    # A run that was left open and resumed ends anew, though its first end may be the last record.
+    recorded = None if owns else _find_recorded(store, manifest.run, state)
     if recorded is not None:
         return recorded
     facts = _Facts(store, mapping, manifest)
-    owns = state.open is not None and state.open.run == manifest.run
     status, reason = _decide(manifest, ended, facts, owns)
     commits = status == "verified" or (status == "unchanged" and facts.records_changed and not owns)
     closes = owns and (commits or not facts.executed)
