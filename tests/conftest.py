@@ -141,8 +141,7 @@ def table_definitions() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def library(aws: LocalAws) -> Library:
+def make_library(aws: LocalAws) -> Library:
     """A fresh environment: three empty tables as the template defines them, and an empty versioned bucket."""
     environment = f"t{uuid4().hex[:8]}"
     bucket = f"accession-{environment}"
@@ -153,6 +152,12 @@ def library(aws: LocalAws) -> Library:
     aws.client("s3").create_bucket(Bucket=bucket)
     aws.client("s3").put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     return Library(aws, environment, bucket)
+
+
+@pytest.fixture
+def library(aws: LocalAws) -> Library:
+    """A fresh environment for one test."""
+    return make_library(aws)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,333 @@
+"""The audit of a real history in a real bucket: each object altered, removed or added in turn is found and named."""
+
+import gzip
+import hashlib
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from accession.audit import BACKUP_DAYS, Audit, audit_target, show_audit
+from accession.dynamodb import DynamoDB, client_config
+from accession.errors import StoreError
+from accession.manifest import Manifest, run_path, start_run
+from accession.mapping import MAPPINGS, Mapping, load_mapping
+from accession.migrate import migrate_part, remove_items
+from accession.outcome import Ended, end_run, seal_target
+from accession.params import MigrateParams
+from accession.plan import make_plan
+from accession.report import Report
+from accession.rollback import take_for_undo, undo_run
+from accession.sample import write_sample
+from accession.stage import stage_entity
+from accession.state import Fence, load_state, log_path, open_target
+from accession.store import Store
+from accession.verify import verify_entity
+
+REPO = Path(__file__).parent.parent.parent
+
+
+class History:
+    """A target and its source, driven by the library alone, without Airflow."""
+
+    def __init__(self, library: Any, folder: Path) -> None:
+        self.library = library
+        self.mapping: Mapping = load_mapping(MAPPINGS / "book_library.yaml")
+        self.s3 = library.aws.client("s3")
+        self.store = Store(self.s3, library.bucket, "book_library", library.environment)
+        self.source = write_sample(folder / "site.db", users=4, books=5, user_books=6, orphans=0, odd=0)
+
+    def connect(self, check: Callable[[], None] | None = None) -> DynamoDB:
+        return DynamoDB(boto3.client("dynamodb", config=client_config()), check=check)
+
+    def edit(self, sql: str) -> None:
+        with closing(sqlite3.connect(self.source)) as db, db:
+            db.execute(sql)
+
+    def stage(self, **params: Any) -> Manifest:
+        wanted = MigrateParams(environment=self.library.environment, **params)
+        manifest = start_run(self.store, self.mapping, wanted, self.source, str(self.source), "ann", "manual__1")
+        id_maps: dict[str, str] = {}
+        for name in self.mapping.order:
+            parents = {parent: id_maps[parent] for parent in self.mapping.entities[name].references.values()}
+            id_maps[name] = stage_entity(self.store, self.mapping, manifest, name, parents, self.connect()).id_map
+        make_plan(self.store, self.mapping, manifest)
+        return manifest
+
+    def write(self, manifest: Manifest) -> int:
+        state = open_target(self.store, manifest.run, manifest.parent)
+        assert state.open
+        dynamodb = self.connect(Fence(self.store, manifest.run, state.open.epoch).check)
+        for name in self.mapping.order:
+            migrate_part(self.store, self.mapping, manifest, name, 0, dynamodb)
+        remove_items(self.store, self.mapping, manifest, dynamodb)
+        return state.open.epoch
+
+    def verify(self, manifest: Manifest) -> None:
+        for name in self.mapping.order:
+            verify_entity(self.store, self.mapping, manifest, name, self.connect())
+
+    def end(self, manifest: Manifest, **ended: Any) -> Report:
+        return end_run(self.store, self.mapping, manifest, Ended(**ended))
+
+    def run(self, **params: Any) -> Report:
+        manifest = self.stage(**params)
+        if manifest.unchanged:
+            return self.end(manifest)
+        epoch = self.write(manifest)
+        self.verify(manifest)
+        return self.end(manifest, is_verified=True, epoch=epoch)
+
+    def undo(self, run: str, by: str = "bob") -> None:
+        state = take_for_undo(self.store, run)
+        assert state.open
+        dynamodb = self.connect(Fence(self.store, run, state.open.epoch).check)
+        manifest = Manifest.model_validate_json(self.store.get(run_path(run, "manifest.json")))
+        undo_run(self.store, self.mapping, manifest, dynamodb, epoch=state.open.epoch, by=by)
+
+    @contextmanager
+    def changed(self, path: str, data: bytes | None) -> Iterator[None]:
+        """With other bytes at `path`, or none; put right afterwards."""
+        before = self.store.find(path)
+        key = self.store.prefix + path
+        if data is None:
+            self.s3.delete_object(Bucket=self.store.bucket, Key=key)
+        else:
+            self.store.put(path, data)
+        yield
+        if before is None:
+            self.s3.delete_object(Bucket=self.store.bucket, Key=key)
+        else:
+            self.store.put(path, before.data)
+
+    def audit(self, days: int = 0) -> Audit:
+        return audit_target(self.store, now=lambda: datetime.now(UTC) + timedelta(days=days))
+
+
+@pytest.fixture
+def history(library: Any, tmp_path: Path) -> History:
+    return History(library, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lived(aws: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    """A verified run, an unchanged one, one that was undone, and a seal. Tests leave it as they found it."""
+    from conftest import make_library
+
+    history = History(make_library(aws), tmp_path_factory.mktemp("lived"))
+    history.run()
+    history.run()
+    history.edit("UPDATE book SET title = 'Another title' WHERE id = 1")
+    history.edit("DELETE FROM user_book WHERE id = 2")
+    history.undo(history.run().run)
+    seal_target(history.store, "cutover", "carla")
+    yield history
+
+
+def flip(data: bytes, where: int) -> bytes:
+    """The same bytes, but one."""
+    return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
+
+
+def test_a_sound_history_is_sound_and_told(lived: History) -> None:
+    audit = lived.audit()
+    assert (audit.ok, audit.first_problem, audit.problems, audit.unregistered) == (True, None, [], [])
+    assert [(line.action, line.status, line.by) for line in audit.runs] == [
+        ("run", "verified", "ann"),
+        ("run", "unchanged", "ann"),
+        ("run", "verified", "ann"),
+        ("undo", "undone", "bob"),
+        ("seal", "sealed", "carla"),
+    ]
+    first, unchanged, third, undo, seal = audit.runs
+    assert first.counts == {"source_rows": 15, "put": 15, "verified": 15}
+    assert first.write_units and first.price_usd and first.undone_by is None
+    assert (unchanged.write_units, unchanged.price_usd) == (0, 0)
+    assert third.undone_by and third.undone_by.startswith("bob, ")
+    assert (undo.counts, seal.run, seal.note) == (None, None, "cutover")
+    assert (audit.head, audit.open, audit.sealed) == (first.run, None, "cutover")
+    assert audit.objects == len(list(lived.store.list()))
+    shown = show_audit(audit)
+    assert "is sound: 5 records" in shown
+    assert audit.tail_sha256 in shown
+    assert re.search(rf"{third.run} +verified +ann +1 updated, 1 deleted, 13 unchanged, verified +\d+ +\$.* bob", shown)
+
+
+def test_the_audit_changes_nothing(lived: History) -> None:
+    def look() -> list[tuple[str, str, datetime]]:
+        pages = lived.s3.get_paginator("list_object_versions").paginate(Bucket=lived.store.bucket)
+        return [(v["Key"], v["VersionId"], v["LastModified"]) for page in pages for v in page["Versions"]]
+
+    before = look()
+    lived.audit()
+    assert look() == before
+
+
+def test_every_object_altered_by_one_byte_is_found_and_named(lived: History) -> None:
+    for path in list(lived.store.list()):
+        data = lived.store.get(path)
+        assert data, path
+        with lived.changed(path, flip(data, len(data) // 2)):
+            audit = lived.audit()
+            assert not audit.ok, path
+            assert audit.first_problem and audit.first_problem.startswith(f"{path} is altered"), audit.first_problem
+            assert (audit.problems[0].path, audit.problems[0].kind) == (path, "altered")
+    assert lived.audit().ok
+
+
+def test_any_byte_of_the_last_record_counts(lived: History) -> None:
+    """Nothing but the state holds its hash. Every eleventh byte; test_state.py takes every byte of the state."""
+    path = log_path(5)
+    data = lived.store.get(path)
+    for where in range(0, len(data), 11):
+        with lived.changed(path, flip(data, where)):
+            first = lived.audit().first_problem
+            assert first and first.startswith(f"{path} is altered"), (where, first)
+
+
+def test_an_object_that_grew_or_became_empty_is_found(lived: History) -> None:
+    for path in ("state.json", log_path(1), log_path(5), f"runs/{lived.audit().head}/manifest.json"):
+        for data in (b"", lived.store.get(path) + b"\n"):
+            with lived.changed(path, data):
+                assert (lived.audit().first_problem or "").startswith(f"{path} is altered"), (path, data[-10:])
+
+
+def test_every_object_removed_is_found_and_named(lived: History) -> None:
+    for path in list(lived.store.list()):
+        with lived.changed(path, None):
+            audit = lived.audit()
+            assert not audit.ok, path
+            assert audit.first_problem and audit.first_problem.startswith(f"{path} is missing"), audit.first_problem
+    assert lived.audit().ok
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "note.txt",
+        "state.json.bak",
+        "log/00000006.json",
+        "log/00000001.json.old",
+        "log/x",
+        "backups/site.db",
+        "runs/20260101T000000Z-00000000/plan.json",
+        "runs/{run}/notes.txt",
+        "runs/{run}/changes/user/00001.jsonl.gz",
+        "runs/{run}/rollback.json",
+        "runs/x",
+    ],
+)
+def test_an_object_added_is_found_and_named(lived: History, path: str) -> None:
+    path = path.format(run=lived.audit().head)
+    with lived.changed(path, b"{}"):
+        audit = lived.audit()
+        assert audit.first_problem and audit.first_problem.startswith(f"{path} is added"), audit.first_problem
+        assert audit.damaged == 1
+        assert f"ADDED: {path}" in show_audit(audit)
+
+
+def test_a_record_cut_off_the_end_is_missed(lived: History) -> None:
+    """And one cut off together with an older state.json is what only a hash noted elsewhere shows."""
+    with lived.changed(log_path(5), None):
+        assert (lived.audit().first_problem or "").startswith(f"{log_path(5)} is missing")
+
+
+def test_two_records_exchanged_are_found(lived: History) -> None:
+    one, other = lived.store.get(log_path(2)), lived.store.get(log_path(3))
+    with lived.changed(log_path(2), other), lived.changed(log_path(3), one):
+        assert (lived.audit().first_problem or "").startswith(f"{log_path(2)} is altered")
+
+
+def test_a_forged_record_that_says_it_is_fine_is_found(lived: History) -> None:
+    """Whoever changes an artifact and its hash in the record has the hash of the record against him."""
+    run = lived.audit().runs[0].run
+    path = f"runs/{run}/report.html"
+    record = lived.store.get(log_path(1))
+    digest = hashlib.sha256(lived.store.get(path)).hexdigest().encode()
+    forged = record.replace(digest, hashlib.sha256(b"forged").hexdigest().encode())
+    assert forged != record
+    with lived.changed(path, b"forged"), lived.changed(log_path(1), forged):
+        assert (lived.audit().first_problem or "").startswith(f"{log_path(1)} is altered")
+
+
+def test_backups_expire_and_young_ones_do_not(lived: History) -> None:
+    backups = list(lived.store.list("backups/"))
+    assert len(backups) == 2
+    with lived.changed(backups[0], None), lived.changed(backups[1], None):
+        young = lived.audit(days=BACKUP_DAYS - 1)
+        assert {problem.path for problem in young.problems} == set(backups)
+        old = lived.audit(days=BACKUP_DAYS + 1)
+        assert old.ok
+        assert [line.backup_expired for line in old.runs] == [True, True, True, False, False]
+        assert "(backup expired)" in show_audit(old)
+    template = (REPO / "include/cloudformation/artifacts.yaml").read_text()
+    assert f"Id: backups-{BACKUP_DAYS}-days" in template
+    assert f"ExpirationInDays: {BACKUP_DAYS}\n" in template
+
+
+def test_a_run_at_work_or_dead_is_not_in_the_register_and_no_damage(history: History) -> None:
+    history.run()
+    history.edit("UPDATE book SET title = 'Another title' WHERE id = 1")
+    manifest = history.stage()
+    (note,) = [n for n in history.audit().unregistered if n.path.startswith("runs/")]
+    assert note.path == f"runs/{manifest.run}/"
+    assert "died before its end" in note.reason
+    history.write(manifest)
+    audit = history.audit()
+    assert audit.ok
+    assert audit.open == manifest.run
+    assert f"the target is open: run {manifest.run} has it" in show_audit(audit)
+
+
+def test_a_run_left_open_may_go_on_but_its_staged_files_stand(history: History) -> None:
+    manifest = history.stage()
+    epoch = history.write(manifest)
+    assert history.end(manifest, failure="the proof was killed").is_open
+    assert history.audit().ok
+    history.verify(manifest)  # as a resume does
+    audit = history.audit()
+    assert audit.ok
+    assert "written since its last record" in audit.unregistered[0].reason
+    part = f"runs/{manifest.run}/changes/user/00000.jsonl.gz"
+    with history.changed(part, gzip.compress(b"other")):
+        assert (history.audit().first_problem or "").startswith(f"{part} is altered")
+    assert history.end(manifest, is_verified=True, epoch=epoch).status == "verified"
+    audit = history.audit()
+    assert audit.ok
+    assert audit.unregistered == []
+    assert [(line.status, line.counts is not None) for line in audit.runs] == [("failed", False), ("verified", True)]
+
+
+def test_a_record_whose_writer_died_before_the_state_counts(history: History) -> None:
+    history.run()
+    before = history.store.get("state.json")
+    history.undo(load_state(history.store).head or "")  # type: ignore[union-attr]
+    history.store.put("state.json", before)
+    audit = history.audit()
+    assert audit.ok
+    assert [line.action for line in audit.runs] == ["run", "undo"]
+    assert audit.head is None
+    assert history.store.get("state.json") == before
+
+
+def test_what_died_before_it_was_named_is_told(history: History) -> None:
+    history.run()
+    source = history.source.read_bytes()
+    path = f"backups/{hashlib.sha256(source).hexdigest()}.db"
+    history.store.put(path, source)
+    history.store.put("probe/0011", b"1")
+    audit = history.audit()
+    assert audit.ok
+    assert [note.path for note in audit.unregistered] == [path, "probe/0011"]
+
+
+def test_a_target_that_nobody_used_is_said_to_be_none(library: Any) -> None:
+    store = Store(library.aws.client("s3"), library.bucket, "book_library", "elsewhere")
+    with pytest.raises(StoreError, match="no run was here yet"):
+        audit_target(store)
