@@ -62,6 +62,10 @@ migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]:
 rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a finished run
 	@$(PYTHON) -m accession.local rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}"
 
+.PHONY: audit
+audit: $(READY) ## ENVIRONMENT=dev: verify the register and every artifact, list all runs
+	@$(PYTHON) -m accession.local audit --environment "$${ENVIRONMENT:-}"
+
 # Quality
 
 .PHONY: test

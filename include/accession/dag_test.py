@@ -108,14 +108,16 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
             elif failed and line.strip():
                 last = line
             continue
-        if failed and last != told:  # Airflow may log one failure twice
-            yield f"    ! {ERROR_CLASS.sub('', last)}", False
-            told = last
+        reason = ERROR_CLASS.sub("", last)
+        if failed and reason != told:  # once is enough, whoever says it
+            yield f"    ! {reason}", False
+            told = reason
         message = record["message"]
         shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
         failed = "Task failed with exception" in message
         last = message
         if shown:
+            told = message
             yield f"    {'! ' if record['level'] in {'WARNING', 'ERROR', 'CRITICAL'} else '  '}{message}", True
         elif start := STARTING.search(message):
             told = ""

@@ -1,4 +1,4 @@
-"""What the Makefile calls: `python -m accession.local demo | deploy | migrate | rollback`.
+"""What the Makefile calls: `python -m accession.local demo | deploy | migrate | rollback | audit`.
 
 All but the demo work in whatever AWS the environment points at (profile, role, keys, AWS_ENDPOINT_URL); the demo brings
 its own and takes it away again.
@@ -67,6 +67,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("deploy", deploy, "create or update tables, bucket and policy", "environment")
     add("migrate", migrate, "move a SQLite file", "source", "environment", "conf", "resume")
     add("rollback", rollback, "undo a finished run", "run", "environment", "conf")
+    add("audit", audit, "verify the register and every artifact of an environment", "environment")
     return parser
 
 
@@ -139,6 +140,21 @@ def rollback(options: argparse.Namespace) -> int:
     return _run(f"rollback_{MAPPING}", conf)
 
 
+def audit(options: argparse.Namespace) -> int:
+    """The register of an environment, and whether everything it lists is as it was written."""
+    from accession.audit import audit_target, show_audit  # noqa: PLC0415 -- of this command alone
+
+    environment = _need(options, "environment", "make audit ENVIRONMENT=dev")
+    client = boto3.client("s3", config=client_config())
+    found = audit_target(Store(client, _find_bucket(environment), MAPPING, environment))
+    print(show_audit(found))
+    return 0 if found.ok else 1
+
+
+def _find_bucket(environment: str) -> str:
+    return os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session())
+
+
 def _run(dag_id: str, conf: dict[str, Any]) -> int:
     approval, environment = conf.get("approval", "auto"), conf["environment"]
     asks = approval == "always" or (approval == "auto" and environment not in LOCAL_ENVIRONMENTS)
@@ -148,7 +164,7 @@ def _run(dag_id: str, conf: dict[str, Any]) -> int:
             """with CONF='{"dry_run": true}', then say CONF='{"approval": "never"}', or trigger the DAG in Airflow."""
         )
     if not conf.get("bucket"):
-        conf["bucket"] = os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session())
+        conf["bucket"] = _find_bucket(environment)
     tell = _Clock()
     tell(f"running `airflow dags test {dag_id}`")
     return _end(run_dag(dag_id, conf, tell=tell))

@@ -24,8 +24,15 @@ Traceback (most recent call last):
   File "x.py", line 1, in x
 accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
 
+2026-01-05T12:00:03.2Z ERROR [accession.report] said by us
+2026-01-05T12:00:03.2Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: said by us
 2026-01-05T12:00:03.2Z INFO [task] ::group::Post Execute
 2026-01-05T12:00:03.3Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
+2026-01-05T12:00:03.4Z ERROR [task] Task failed with exception
 Traceback (most recent call last):
 accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
 2026-01-05T12:00:04.1Z ERROR [task] Task failed with exception
@@ -43,6 +50,8 @@ def test_of_airflows_log_a_person_sees_tasks_our_own_words_and_reasons() -> None
         ("      table", True),
         ("      ----- -", True),
         ("      user  1", True),
+        ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
+        ("    ! said by us", True),
         ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
         ("    ! KeyError: 'x'", False),
     ]
@@ -75,6 +84,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         ),
         (["migrate", "--environment", "prod", "--source", "/x"], "A run in prod asks a person"),
         (["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"approval": "always"}'], "asks a person"),
+        (["audit"], "ENVIRONMENT is missing: make audit ENVIRONMENT=dev"),
         (["rollback", "--environment", "prod", "--run", "r"], "A run in prod asks a person"),
     ],
 )
