@@ -105,9 +105,9 @@ def _measure(value: TypedValue) -> int:
     ((kind, content),) = value.items()
     match kind:
         case "S":
-            return len(content.encode())
+            return len(str(content).encode())
         case "N":
-            digits = len(content.lstrip("-").replace(".", "").strip("0").split("E")[0])
+            digits = len(str(content).lstrip("-").replace(".", "").strip("0").split("E")[0])
             return (digits + 1) // 2 + 1 + content.startswith("-")
         case "B":
             return len(content) * 3 // 4 - content.count("=")

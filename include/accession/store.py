@@ -242,3 +242,26 @@ def hash_file(file: Path) -> str:
     """SHA-256 of a file, in constant memory."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch_object(client: Any, uri: str, file: Path) -> Path:
+    """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        client.download_file(bucket, key, str(file))
+    except ClientError as error:
+        if error.response["Error"]["Code"] in MISSING:
+            raise StoreError(f"{uri} does not exist: check the source.") from error
+        raise translate_error(error, "s3:GetObject", bucket, key) from error
+    except BotoCoreError as error:
+        raise translate_error(error, "s3:GetObject", bucket, key) from error
+    return file
+
+
+def place_object(client: Any, file: Path, uri: str) -> None:
+    """Upload a file to an s3:// address."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        client.upload_file(str(file), bucket, key)
+    except (ClientError, BotoCoreError) as error:
+        raise translate_error(error, "s3:PutObject", bucket, key) from error

@@ -1,0 +1,1 @@
+"""What knows Airflow, and nothing about rows."""
