@@ -25,15 +25,15 @@ DAG `rollback_…`. Nothing else may write until one of the two was done.
 
 import os
 
+from airflow.sdk import Asset, Context, TaskGroup, TriggerRule, dag, task
+
+from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.params import MigrateParams
 from accession_airflow import tasks
 from accession_airflow.alerts import make_alerts
 from accession_airflow.approval import PlanApprovalOperator
 from accession_airflow.form import make_params
 from accession_airflow.retries import RETRIES
-from airflow.sdk import Asset, Context, TaskGroup, TriggerRule, dag, task
-
-from accession.mapping import Mapping, find_mappings, load_mapping
-from accession.params import MigrateParams
 
 SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # the workers that see the source
 POOL = "dynamodb_writes"

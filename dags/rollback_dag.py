@@ -1,7 +1,8 @@
 """### Undo a run
 
 Restores every item that the run wrote or deleted to its state before, proves it, and closes the target. What the
-application changed since is listed and kept: the undo then fails with the target still open, until it is triggered again
+application changed since is listed and kept: the undo then fails with the target still open, until it is triggered
+again
 with `accept_conflicts`. With `restore_source` the run's backup is put back as well; what lies there is moved aside.
 
 Only the run committed last can be undone, or the one that left the target open; undo a chain newest first.
@@ -9,15 +10,15 @@ Only the run committed last can be undone, or the one that left the target open;
 
 import os
 
+from airflow.sdk import Context, TriggerRule, dag, task
+
+from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.params import RollbackParams
 from accession_airflow import tasks
 from accession_airflow.alerts import make_alerts
 from accession_airflow.approval import PlanApprovalOperator
 from accession_airflow.form import make_params
 from accession_airflow.retries import RETRIES
-from airflow.sdk import Context, TriggerRule, dag, task
-
-from accession.mapping import Mapping, find_mappings, load_mapping
-from accession.params import RollbackParams
 
 SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")
 

@@ -1,5 +1,7 @@
 """The Airflow plugin of Accession: the run's note."""
 
+from typing import ClassVar
+
 from airflow.plugins_manager import AirflowPlugin
 
 from accession_airflow import listener
@@ -9,4 +11,4 @@ class AccessionPlugin(AirflowPlugin):
     """What Accession adds to Airflow."""
 
     name = "accession"
-    listeners = [listener]
+    listeners: ClassVar = [listener]

@@ -1,1 +1,2 @@
-"""Moves a SQLite application database into DynamoDB: exact, safe to repeat, proved, reversible. Knows nothing of Airflow."""
+"""Moves a SQLite application database into DynamoDB: exact, safe to repeat, proved, reversible. Knows nothing of
+Airflow."""

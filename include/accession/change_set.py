@@ -2,8 +2,8 @@
 
     {"op":"put","key":"<new id>","old_key":17,"units":3,"checksum":"<hex>","before":null,"item":{…}}
 
-`op` is put, update, delete, reject or conflict; items are DynamoDB's typed JSON; `before` is what the target held when the
-run was staged. The bytes of `item` are those that are sent.
+`op` is put, update, delete, reject or conflict; items are DynamoDB's typed JSON; `before` is what the target held
+when the run was staged. The bytes of `item` are those that are sent.
 """
 
 import gzip

@@ -160,7 +160,8 @@ def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
             "SELECT count(*) FROM rejects WHERE old_key IN (SELECT old_key FROM head.rejects)"
         ).fetchone()[0]
         resolved = connection.execute(
-            "SELECT count(*) FROM head.rejects WHERE old_key NOT IN (SELECT old_key FROM rejects WHERE old_key NOT NULL)"
+            "SELECT count(*) FROM head.rejects "
+            "WHERE old_key NOT IN (SELECT old_key FROM rejects WHERE old_key NOT NULL)"
         ).fetchone()[0]
         return {"new": total - remaining, "remaining": remaining, "resolved": resolved}
     finally:

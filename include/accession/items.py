@@ -108,9 +108,9 @@ def _measure(value: TypedValue) -> int:
             return len(str(content).encode())
         case "N":
             digits = len(str(content).lstrip("-").replace(".", "").strip("0").split("E")[0])
-            return (digits + 1) // 2 + 1 + content.startswith("-")
+            return (digits + 1) // 2 + 1 + str(content).startswith("-")
         case "B":
-            return len(content) * 3 // 4 - content.count("=")
+            return len(str(content)) * 3 // 4 - str(content).count("=")
         case "M":
             return 3 + sum(len(name.encode()) + 1 + _measure(field) for name, field in content.items())
         case "L":

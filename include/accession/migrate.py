@@ -33,7 +33,8 @@ SETTLE_SECONDS = CHECK_SECONDS + REQUEST_TIMEOUT_SECONDS  # after which a writer
 
 
 class Kept(Document):
-    """A conflict met while writing: the application's item stands. `checksum` is what we last wrote there, if anything."""
+    """A conflict met while writing: the application's item stands. `checksum` is what we last wrote there, if
+    anything."""
 
     key: str
     old_key: Any
@@ -248,8 +249,8 @@ class _Execution:
         if self.conflicts and self.manifest.policy("on_conflict") == "refuse":
             first = self.conflicts[0]
             raise RefusedError(
-                f"{len(self.conflicts):,} items of {self.table} were changed by the application since the change set was "
-                f"staged, the first is {first.key}: they were left as they are. Look at them, then run again, or set "
+                f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were staged, "
+                f"the first is {first.key}: they were left as they are. Look at them, then run again, or set "
                 "on_conflict=keep."
             )
         return executed

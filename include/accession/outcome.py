@@ -41,8 +41,8 @@ class Ended(Document):
 def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) -> Report:
     """Commit, release or leave the target, write report.json and report.html, and record the end in the register.
 
-    A verified run is committed and the target closed. A target of which no part was executed is released; any other stays
-    open, and the report says so. Safe to repeat.
+    A verified run is committed and the target closed. A target of which no part was executed is released; any other
+    stays open, and the report says so. Safe to repeat.
     """
     state = load_state(store)
     assert state is not None

@@ -1,5 +1,5 @@
-"""The params of the two DAGs: names, types, bounds and descriptions in one place. The trigger form, the README's table and
-the check in preflight are made from these models."""
+"""The params of the two DAGs: names, types, bounds and descriptions in one place. The trigger form, the README's
+table and the check in preflight are made from these models."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -47,7 +47,8 @@ Approval = Annotated[
     Field(
         "auto",
         title="Ask a person",
-        description="`auto` asks in runs that a person triggered outside local and dev, `always` asks, `never` does not.",
+        description="`auto` asks in runs that a person triggered, outside local and dev. `always` asks, `never` does "
+        "not.",
         json_schema_extra=POLICIES,
     ),
 ]
@@ -172,7 +173,8 @@ class RollbackParams(_Params):
         "",
         pattern=f"({RUN})|^$",
         title="Run",
-        description="The run to undo, as its report names it: the last committed one, or the one that left the target open.",
+        description="The run to undo, as its report names it: the one committed last, or the one that left the target "
+        "open.",
         json_schema_extra=TARGET,
     )
     environment: Environment

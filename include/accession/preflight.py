@@ -88,6 +88,6 @@ def check_empty(mapping: Mapping, environment: str, dynamodb: DynamoDB) -> None:
         table = entity.table(environment)
         if not dynamodb.is_empty(table):
             raise RefusedError(
-                f"table {table} holds items already, and no run of ours wrote them: empty it, or set existing_items=keep "
-                "to leave them and write beside them."
+                f"table {table} holds items already, and no run of ours wrote them: empty it, or set "
+                "existing_items=keep to leave them and write beside them."
             )

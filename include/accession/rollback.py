@@ -86,8 +86,8 @@ def undo_run(
 ) -> Rollback:
     """Undo what the run wrote, prove it, write `rollback.json`, close the target and record it. Safe to repeat.
 
-    Raises ConflictError when the application changed items since and that is not accepted: everything else is undone, the
-    target stays open.
+    Raises ConflictError when the application changed items since and that is not accepted: everything else is undone,
+    the target stays open.
     """
     undoing = _Undoing(store, mapping, manifest, dynamodb)
     started = datetime.now(UTC).isoformat()
@@ -111,9 +111,9 @@ def undo_run(
     if not is_undone:
         first = next(iter(undoing.conflicts.values()))
         raise ConflictError(
-            f"run {manifest.run} is undone but for {len(undoing.conflicts):,} items that the application changed since, "
-            f"the first is {first['key']} in {first['table']}; they are listed in {store.uri(rollback_path(manifest.run))} "
-            "and kept. The target stays open. To close it and leave them as they are: make rollback "
+            f"run {manifest.run} is undone but for {len(undoing.conflicts):,} items that the application changed since. "
+            f"They are kept, and listed in {store.uri(rollback_path(manifest.run))}; the first is {first['key']} in "
+            f"{first['table']}. The target stays open. To close it and leave them as they are: make rollback "
             f"RUN={manifest.run} ENVIRONMENT={manifest.environment} CONF='{{\"accept_conflicts\": true}}'"
         )
     return rollback

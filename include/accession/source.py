@@ -237,4 +237,4 @@ def _affinity(declared: str) -> str:
 
 def count_in(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
     """Count the rows of these tables through an open connection."""
-    return {table: db.execute(f"SELECT count(*) FROM {quote(table)}").fetchone()[0] for table in tables}  # noqa: S608
+    return {table: db.execute(f"SELECT count(*) FROM {quote(table)}").fetchone()[0] for table in tables}

@@ -8,8 +8,7 @@ target (consistently): what is there is the before image, or a conflict.
 import logging
 import sqlite3
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,8 +95,8 @@ def stage_entity(
 ) -> Index:
     """Write the ID map and the change set of one entity. `id_maps` are the S3 URIs of its parents' maps.
 
-    Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError while
-    the target is open by this very run.
+    Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError
+    while the target is open by this very run.
     """
     if store.has(index_path(manifest.run, name)):
         return load_index(store, manifest.run, name)
@@ -401,8 +400,8 @@ class _Staging:
         self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
 
     def _update(self, pending: Pending, before: TypedItem, is_conflict: bool) -> None:
-        """Attributes that the application added survive: in an item of which not all is ours, those that the mapping does
-        not name."""
+        """Attributes that the application added survive: in an item of which not all is ours, those that the mapping
+        does not name."""
         assert pending.prepared is not None
         recorded = pending.recorded
         keeps = is_conflict or (recorded is not None and recorded.row_checksum is not None)

@@ -227,7 +227,8 @@ def take_over(store: Store, run: str) -> State:
 
 
 def reopen_head(store: Store, run: str) -> State:
-    """Take the target for the undo of its last committed run. Repeatable. Raises RefusedError naming what stands on it."""
+    """Take the target for the undo of its last committed run. Repeatable. Raises RefusedError naming what stands on
+    it."""
 
     def change(state: State) -> State:
         if state.open is None and state.head != run and state.sealed is None:
@@ -257,8 +258,8 @@ def append_record(
 ) -> LogRecord:
     """Append to the register and change the state with it, as one act.
 
-    `change` gives the fields that become other, of head, sealed and closed (the target closes for `run`); it may raise to
-    refuse. With `epoch`, raises FencedError when the target is no longer open in that epoch.
+    `change` gives the fields that become other, of head, sealed and closed (the target closes for `run`); it may
+    raise to refuse. With `epoch`, raises FencedError when the target is no longer open in that epoch.
     """
     for _ in range(20):
         state = load_state(store)

@@ -5,8 +5,8 @@
       runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
                    verification.json  rollback.json  report.json  report.html
 
-Artifacts are written once (`If-None-Match: *`) and re-used by retries; only state.json is swapped (`If-Match`). Amazon S3
-User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
+Artifacts are written once (`If-None-Match: *`) and re-used by retries; only state.json is swapped (`If-Match`).
+Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
 """
 
 import hashlib

@@ -144,7 +144,8 @@ def _locate(moment: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _count_timestamp(value: float, numbers: str) -> datetime:
-    """Epoch numbers to the nearest microsecond; Julian days to the nearest millisecond, as SQLite itself counts them."""
+    """Epoch numbers to the nearest microsecond; Julian days to the nearest millisecond, as SQLite itself counts
+    them."""
     number = Decimal(repr(value))
     if not number.is_finite():
         raise ValueProblem("is not a finite number")

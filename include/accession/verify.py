@@ -221,9 +221,8 @@ class _Verifying:
         for index, names in self.entity.indexes.items():
             samples = [item for item in self.samples if all(name in item for name in names)]
             look_ups[index] = len(samples)
-            for item in samples:
-                if not self._finds(index, names, item):
-                    lost.append(f"{index} does not find {item[self.entity.target.key]['S']}")
+            unfound = [item for item in samples if not self._finds(index, names, item)]
+            lost += [f"{index} does not find {item[self.entity.target.key]['S']}" for item in unfound]
         return look_ups, lost
 
     def _finds(self, index: str, names: tuple[str, ...], item: TypedItem) -> bool:
@@ -247,8 +246,8 @@ class _Verifying:
         numbers = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(fatal) if self.counts[kind])
         keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + lost[:5]
         return (
-            f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. All are in "
-            f"{self.store.uri(problems_path(self.manifest.run, self.entity.name))}."
+            f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. "
+            f"All are in {self.store.uri(problems_path(self.manifest.run, self.entity.name))}."
         )
 
 

@@ -62,7 +62,8 @@ def _open_job(mapping_name: str, context: Any) -> Job:
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
     if not bucket:
         raise ParamsError(
-            f"param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the workers."
+            f"param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the "
+            "workers."
         )
     s3 = connect_s3()
     mapping = load_mapping(MAPPINGS / f"{mapping_name}.yaml")
