@@ -5,6 +5,7 @@ its own and takes it away again.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -37,7 +38,7 @@ REPORT = re.compile(
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
-    """Run one command; 0 when all is well, 1 after a failure, 2 after a wrong call, 130 after Ctrl-C."""
+    """Run one command; 0 when all is well, 1 after a failure, 2 after a wrong call, 130 after Ctrl-C, 141 unread."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     options = _make_parser().parse_args(arguments)
     try:
@@ -51,6 +52,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `make … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -182,7 +186,8 @@ class _Clock:
         self._start = time.monotonic()
 
     def __call__(self, line: str) -> None:
-        print(f"[{time.monotonic() - self._start:5.1f} s] {line}", flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads on; a migration under way goes on
+            print(f"[{time.monotonic() - self._start:5.1f} s] {line}", flush=True)
 
 
 def _save_report(done: DagTest, folder: Path) -> Path | None:
