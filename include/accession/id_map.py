@@ -8,7 +8,7 @@ A row id that SQLite used again has an entry for each generation; the latest one
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
@@ -138,6 +138,19 @@ def _address(path: Path) -> str:
     return f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
 
 
+def mark_conflicts(path: Path, conflicts: Iterable[tuple[str, bytes | None]]) -> None:
+    """Note in a local copy of a map the conflicts that its run met while writing: (new id, checksum as last written;
+    None: the map's own). They show again in the next run."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.executemany(
+            "UPDATE id_map SET state = 'kept_conflict', row_checksum = NULL, checksum = coalesce(?2, checksum) "
+            "WHERE new_id = ?1",
+            conflicts,
+        )
+    connection.close()
+
+
 def count_entries(path: Path) -> int:
     """Entries of a finished map."""
     connection = open_id_map(path)
@@ -150,20 +163,27 @@ def count_entries(path: Path) -> int:
 
 def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
     """How many rejects are new, remain or are resolved since the head."""
+    counts = {"new": 0, "remaining": 0, "resolved": 0}
+    for _, since in list_rejects(path, head):
+        counts[since] += 1
+    return counts
+
+
+def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, str]]:
+    """Every reject with what it is since the head: new, remaining, or resolved (those of the head come last)."""
     connection = open_id_map(path)
     try:
-        total = connection.execute("SELECT count(*) FROM rejects").fetchone()[0]
         if head is None:
-            return {"new": total, "remaining": 0, "resolved": 0}
+            for row in connection.execute("SELECT * FROM rejects ORDER BY rowid"):
+                yield RejectedRow(*row), "new"
+            return
         attach(connection, head, "head")
-        remaining = connection.execute(
-            "SELECT count(*) FROM rejects WHERE old_key IN (SELECT old_key FROM head.rejects)"
-        ).fetchone()[0]
-        resolved = connection.execute(
-            "SELECT count(*) FROM head.rejects "
-            "WHERE old_key NOT IN (SELECT old_key FROM rejects WHERE old_key NOT NULL)"
-        ).fetchone()[0]
-        return {"new": total - remaining, "remaining": remaining, "resolved": resolved}
+        known = "old_key IN (SELECT old_key FROM head.rejects)"
+        for *row, remains in connection.execute(f"SELECT *, coalesce({known}, 0) FROM rejects ORDER BY rowid"):
+            yield RejectedRow(*row), "remaining" if remains else "new"
+        mended = "old_key NOT IN (SELECT old_key FROM main.rejects WHERE old_key NOT NULL)"
+        for row in connection.execute(f"SELECT * FROM head.rejects WHERE {mended} ORDER BY rowid"):
+            yield RejectedRow(*row), "resolved"
     finally:
         connection.close()
 

@@ -17,8 +17,9 @@ import orjson
 from accession.change_set import Change, Index, Part, load_index, read_changes, read_lines, split_put
 from accession.dynamodb import REQUEST_TIMEOUT_SECONDS, DynamoDB
 from accession.errors import RefusedError
+from accession.executed import Executed, Kept, executed_path, started_path
 from accession.items import checksum_item
-from accession.manifest import Document, Manifest, run_path
+from accession.manifest import Manifest
 from accession.mapping import Mapping
 from accession.progress import Progress
 from accession.state import CHECK_SECONDS
@@ -32,30 +33,6 @@ READ_KEYS = 1000  # keys read from the target at once, ten BatchGetItem requests
 SETTLE_SECONDS = CHECK_SECONDS + REQUEST_TIMEOUT_SECONDS  # after which a writer of an older epoch has stopped
 
 
-class Kept(Document):
-    """A conflict met while writing: the application's item stands. `checksum` is what we last wrote there, if
-    anything."""
-
-    key: str
-    old_key: Any
-    checksum: str | None
-    reason: str
-
-
-class Executed(Document):
-    """What one execution of a part did; `progress/<entity>/<part>.json`."""
-
-    entity: str
-    part: int | None
-    written: int
-    already: int
-    conflicts: list[Kept]
-    write_units: float
-    throttled: int
-    started_at: str
-    ended_at: str
-
-
 def settle(sleep: Any = time.sleep) -> None:
     """Wait until every writer of an older epoch has seen the new one, or its last request has ended."""
     logger.info("waiting %.0f s, so that writers of an older epoch have stopped", SETTLE_SECONDS)
@@ -67,21 +44,6 @@ def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def started_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
-    """The mark that a part was begun."""
-    return run_path(run, f"progress/{entity}/{part:05d}.{step}.started")
-
-
-def executed_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
-    """What the last execution of a part did."""
-    return run_path(run, f"progress/{entity}/{part:05d}.{step}.json")
-
-
-def was_started(store: Store, run: str, entity: str, part: int, step: str = "migrate") -> bool:
-    """Whether a part was begun, so that something of it may be in the target."""
-    return store.has(started_path(run, entity, part, step))
 
 
 def migrate_part(
@@ -109,15 +71,6 @@ def remove_items(store: Store, mapping: Mapping, manifest: Manifest, dynamodb: D
                 execution.delete_items()
                 executed.append(execution.finish())
     return executed
-
-
-def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
-    """The conflicts that the writers of a run met in one entity."""
-    kept: list[Kept] = []
-    for path in store.list(run_path(run, f"progress/{entity}/")):
-        if path.endswith(".json"):
-            kept += Executed.model_validate_json(store.get(path)).conflicts
-    return kept
 
 
 class _Execution:
@@ -249,8 +202,8 @@ class _Execution:
         if self.conflicts and self.manifest.policy("on_conflict") == "refuse":
             first = self.conflicts[0]
             raise RefusedError(
-                f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were staged, "
-                f"the first is {first.key}: they were left as they are. Look at them, then run again, or set "
+                f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were "
+                f"staged, the first is {first.key}: they were left as they are. Look at them, then run again, or set "
                 "on_conflict=keep."
             )
         return executed

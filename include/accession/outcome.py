@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from accession.change_set import Index, index_path, part_path
+from accession.executed import Executed
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
-from accession.migrate import Executed
 from accession.plan import Plan, find_plan, price_units
 from accession.render import render_html
 from accession.report import Amount, EntityReport, Report, Status, Step

@@ -16,7 +16,7 @@ from typing import Any
 
 from accession.change_set import Change, Counts, Index, load_index, read_changes
 from accession.errors import RefusedError
-from accession.id_map import open_id_map
+from accession.id_map import list_rejects
 from accession.items import MASK, TypedItem
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Entity, Mapping
@@ -153,20 +153,28 @@ def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str
 
 
 def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> bytes:
-    """CSV of all rejects: entity, key, column, reason, and whether the item migrated earlier stays."""
+    """CSV of all rejects: where, why, whether the item migrated earlier stays, and what is new since the head."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["entity", "table", "key", "column", "reason", "held"])
-    with TemporaryDirectory(prefix="accession-") as folder:
-        for name, index in indexes.items():
-            if not index.counts.rejected:
-                continue
-            file = store.download(store.path(index.id_map), Path(folder) / f"{name}.db", index.id_map_sha256)
-            connection = open_id_map(file)
-            for key, column, reason, held in connection.execute("SELECT * FROM rejects ORDER BY rowid"):
-                writer.writerow([name, index.table, key, column, reason, "yes" if held else "no"])
-            connection.close()
+    writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
+    for name, index in indexes.items():
+        if any(index.rejects.values()):
+            with TemporaryDirectory(prefix="accession-") as folder:
+                rejects = list_rejects(_fetch(store, index, folder), _fetch_head(store, manifest, name, folder))
+                for row, since in rejects:
+                    held = "yes" if row.held else "no"
+                    writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
     return text.getvalue().encode()
+
+
+def _fetch(store: Store, index: Index, folder: str, name: str = "id_map.db") -> Path:
+    return store.download(store.path(index.id_map), Path(folder) / name, index.id_map_sha256)
+
+
+def _fetch_head(store: Store, manifest: Manifest, entity: str, folder: str) -> Path | None:
+    if manifest.parent is None:
+        return None
+    return _fetch(store, load_index(store, manifest.parent, entity), folder, "head.db")
 
 
 def _sample(store: Store, manifest: Manifest, entity: Entity, index: Index) -> Iterator[str]:

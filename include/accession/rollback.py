@@ -12,10 +12,11 @@ from typing import Any
 from accession.change_set import Change, Index, Part, load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError
+from accession.executed import was_started
 from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
-from accession.migrate import READ_KEYS, split_batches, was_started
+from accession.migrate import READ_KEYS, split_batches
 from accession.progress import Progress
 from accession.state import LogRecord, State, append_record, load_state, reopen_head, take_over
 from accession.store import Store
@@ -111,9 +112,9 @@ def undo_run(
     if not is_undone:
         first = next(iter(undoing.conflicts.values()))
         raise ConflictError(
-            f"run {manifest.run} is undone but for {len(undoing.conflicts):,} items that the application changed since. "
-            f"They are kept, and listed in {store.uri(rollback_path(manifest.run))}; the first is {first['key']} in "
-            f"{first['table']}. The target stays open. To close it and leave them as they are: make rollback "
+            f"run {manifest.run} is undone but for {len(undoing.conflicts):,} items that the application changed "
+            f"since. They are kept, and listed in {store.uri(rollback_path(manifest.run))}; the first is "
+            f"{first['key']} in {first['table']}. The target stays open. To close it and leave them as they are: make rollback "
             f"RUN={manifest.run} ENVIRONMENT={manifest.environment} CONF='{{\"accept_conflicts\": true}}'"
         )
     return rollback

@@ -26,6 +26,7 @@ from accession.change_set import (
 )
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
+from accession.executed import find_conflicts
 from accession.id_map import (
     RESOLVING,
     Entry,
@@ -40,6 +41,7 @@ from accession.id_map import (
     create_id_map,
     finish_id_map,
     has_changed,
+    mark_conflicts,
 )
 from accession.items import (
     MASK,
@@ -210,7 +212,10 @@ class _Staging:
         if self.manifest.parent is None:
             return None
         index = load_index(self.store, self.manifest.parent, self.name)
-        return self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
+        head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
+        met = find_conflicts(self.store, self.manifest.parent, self.name)
+        mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
+        return head
 
     def _find_affinity(self, snapshot: sqlite3.Connection) -> str:
         table, key = self.entity.source.table, self.entity.source.key

@@ -21,11 +21,12 @@ import orjson
 from accession.change_set import load_index
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
+from accession.executed import find_conflicts
 from accession.id_map import open_id_map
 from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
-from accession.migrate import find_conflicts, split_batches
+from accession.migrate import split_batches
 from accession.progress import Progress
 from accession.store import Store
 

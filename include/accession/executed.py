@@ -1,0 +1,54 @@
+"""What was done of a change set: the mark that a part was begun, what its last execution did, the conflicts it met."""
+
+from typing import Any
+
+from accession.manifest import Document, run_path
+from accession.store import Store
+
+
+class Kept(Document):
+    """A conflict met while writing: the application's item stands. `checksum` is what we last wrote there, if
+    anything."""
+
+    key: str
+    old_key: Any
+    checksum: str | None
+    reason: str
+
+
+class Executed(Document):
+    """What one execution of a part did; `progress/<entity>/<part>.json`."""
+
+    entity: str
+    part: int | None
+    written: int
+    already: int
+    conflicts: list[Kept]
+    write_units: float
+    throttled: int
+    started_at: str
+    ended_at: str
+
+
+def started_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
+    """The mark that a part was begun."""
+    return run_path(run, f"progress/{entity}/{part:05d}.{step}.started")
+
+
+def executed_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
+    """What the last execution of a part did."""
+    return run_path(run, f"progress/{entity}/{part:05d}.{step}.json")
+
+
+def was_started(store: Store, run: str, entity: str, part: int, step: str = "migrate") -> bool:
+    """Whether a part was begun, so that something of it may be in the target."""
+    return store.has(started_path(run, entity, part, step))
+
+
+def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
+    """The conflicts that the writers of a run met in one entity."""
+    kept: list[Kept] = []
+    for path in store.list(run_path(run, f"progress/{entity}/")):
+        if path.endswith(".json"):
+            kept += Executed.model_validate_json(store.get(path)).conflicts
+    return kept
