@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ class LeftTheMachineError(BaseException):
     """A test tried to reach something that is not on this machine. Not an Exception, so that no retry swallows it."""
 
 
+HERE = {"localhost", "::1", "0.0.0.0", socket.gethostname()}
+
+
 def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
     if event == "socket.connect":
         address = args[1]
@@ -52,7 +56,7 @@ def refuse_other_machines(event: str, args: tuple[Any, ...]) -> None:
         host = address[0]
         if isinstance(host, bytes):
             host = host.decode()
-        if host and host not in {"localhost", "::1", "0.0.0.0"} and not host.startswith("127."):
+        if host and host not in HERE and not host.startswith("127."):
             raise LeftTheMachineError(f"a test tried to reach {host}; tests talk to this machine only")
 
 
