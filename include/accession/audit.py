@@ -202,7 +202,7 @@ class _Auditing:
         if found is None:
             if next(self.store.list(), None) is None:
                 raise StoreError(
-                    f"there is nothing in {self.store.uri('')}: no run was here yet, or BUCKET is another."
+                    f"there is nothing in {self.store.uri('')}: no run was here yet, or the bucket is another."
                 )
             self._add("missing", PATH, "it says who owns the target and where the register ends")
             return None

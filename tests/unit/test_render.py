@@ -79,7 +79,7 @@ def make_rollback(conflicts: int, **values: str) -> Rollback:
         "table": "BookLibrary-Users-dev",
         "old_key": 1,
         "op": "put",
-        "reason": "changed since",
+        "reason": "altered meanwhile",
     }
     return Rollback(
         run=RUN,
