@@ -56,7 +56,9 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     commits = status == "verified" or (status == "unchanged" and facts.records_changed and not owns)
     closes = owns and (commits or not facts.executed)
     if owns and not closes:
-        reason = f"{reason or status}. The target stays open; finish it or undo it:\n{show_commands(manifest)}"
+        reason = (
+            f"{(reason or status).rstrip('.')}. The target stays open; finish it or undo it:\n{show_commands(manifest)}"
+        )
     report = facts.build(ended, status, reason, is_open=owns and not closes)
     artifacts = {
         **report.artifacts,
