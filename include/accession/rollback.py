@@ -12,7 +12,7 @@ from typing import Any
 from accession.change_set import Change, Index, Part, load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError
-from accession.executed import was_started
+from accession.executed import find_conflicts, was_started
 from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
@@ -110,14 +110,18 @@ def undo_run(
     is_undone = not undoing.conflicts or accept_conflicts
     _record(store, manifest, epoch, by, len(undoing.conflicts), digest, is_undone)
     if not is_undone:
-        first = next(iter(undoing.conflicts.values()))
-        raise ConflictError(
-            f"run {manifest.run} is undone but for {len(undoing.conflicts):,} items that the application changed "
-            f"since. They are kept, and listed in {store.uri(rollback_path(manifest.run))}; the first is "
-            f"{first['key']} in {first['table']}. The target stays open. To close it and leave them as they are: make rollback "
-            f"RUN={manifest.run} ENVIRONMENT={manifest.environment} CONF='{{\"accept_conflicts\": true}}'"
-        )
+        raise ConflictError(_word_conflicts(store, manifest, list(undoing.conflicts.values())))
     return rollback
+
+
+def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
+    first, accept = conflicts[0], "CONF='{\"accept_conflicts\": true}'"
+    return (
+        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since. They are kept, "
+        f"and listed in {store.uri(rollback_path(manifest.run))}; the first is {first['key']} in {first['table']}. The "
+        "target stays open. To close it and leave them as they are:\n"
+        f"  make rollback RUN={manifest.run} ENVIRONMENT={manifest.environment} {accept}"
+    )
 
 
 def _record(
@@ -148,6 +152,13 @@ class _Undoing:
         self.indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
         self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in mapping.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
+        # What the writers left alone, as the application had changed the item: there is nothing to undo there.
+        self.left = {
+            (name, kept.key)
+            for name in mapping.order
+            for kept in find_conflicts(store, manifest.run, name)
+            if kept.checksum is not None
+        }
 
     def undo(self) -> None:
         for name in self.mapping.order:
@@ -172,7 +183,7 @@ class _Undoing:
             todo = []
             for change in batch:
                 held = found.get(change.key or "")
-                if _is_equal(held, change.before):
+                if _is_equal(held, change.before) or (name, change.key) in self.left:
                     self.counts[name]["already"] += 1
                 elif not _is_equal(held, change.item):
                     self._conflict(index, change, held)
@@ -229,7 +240,8 @@ class _Undoing:
                         found = self._read(index, batch)
                         for change in batch:
                             held = found.get(change.key or "")
-                            if (name, change.key) not in self.conflicts and not _is_equal(held, change.before):
+                            known = (name, change.key) in self.left or (name, change.key) in self.conflicts
+                            if not known and not _is_equal(held, change.before):
                                 self._conflict(index, change, held)
 
     def results(self) -> dict[str, Undone]:
