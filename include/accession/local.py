@@ -127,11 +127,12 @@ def migrate(options: argparse.Namespace) -> int:
     usage = "make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev"
     conf = _read_conf(options.conf)
     _merge(conf, "environment", _need(options, "environment", usage))
-    source = _need(options, "source", usage)
-    # Airflow's tasks have a working folder of their own.
-    _merge(conf, "source", source if source.startswith("s3://") else str(Path(source).absolute()))
     if options.resume:
         _merge(conf, "resume", options.resume)
+    if options.source or not options.resume:  # a resumed run reads its backup, not the source
+        source = _need(options, "source", usage)
+        # Airflow's tasks have a working folder of their own.
+        _merge(conf, "source", source if source.startswith("s3://") else str(Path(source).absolute()))
     return _run(f"migrate_{MAPPING}", conf)
 
 

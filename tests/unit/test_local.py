@@ -98,6 +98,13 @@ def test_a_wrong_call_is_one_sentence_and_starts_nothing(
     assert runs == []
 
 
+def test_a_resume_needs_no_source(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is printed as `make migrate ENVIRONMENT=dev RESUME=…`, to be typed as it stands."""
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert local.main(["migrate", "--environment", "dev", "--resume", "r"]) == 0
+    assert runs == [("migrate_book_library", {"environment": "dev", "resume": "r", "bucket": "ours"})]
+
+
 def test_migrate_hands_the_dag_what_was_typed(runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCESSION_BUCKET", "ours")
