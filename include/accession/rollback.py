@@ -117,9 +117,9 @@ def undo_run(
 def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
     first, accept = conflicts[0], "CONF='{\"accept_conflicts\": true}'"
     return (
-        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since. They are kept, "
-        f"and listed in {store.uri(rollback_path(manifest.run))}; the first is {first['key']} in {first['table']}. The "
-        "target stays open. To close it and leave them as they are:\n"
+        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since. They are "
+        f"kept, and listed in {store.uri(rollback_path(manifest.run))}; first {first['key']} in {first['table']}. "
+        "The target stays open. To close it and leave them as they are:\n"
         f"  make rollback RUN={manifest.run} ENVIRONMENT={manifest.environment} {accept}"
     )
 
