@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from accession.mapping import Attribute
 
-type_names = {int: "an integer", float: "a real number", str: "text", bytes: "a BLOB", type(None): "NULL"}
+TYPE_NAMES = {int: "an integer", float: "a real number", str: "text", bytes: "a BLOB", type(None): "NULL"}
 
 SqliteValue = int | float | str | bytes | None
 TypedValue = dict[str, Any]
@@ -29,12 +29,14 @@ NULL: TypedValue = {"NULL": True}
 MAX_DIGITS = 38
 MIN_EXPONENT = -130
 MAX_EXPONENT = 125
-# The same page, "Service quotas": nested lists and maps, 32 levels deep.
+# Developer Guide, "Quotas in Amazon DynamoDB": nested 32 levels deep. The service counts the attribute itself as the
+# first level, so that the innermost value is at most on level 32.
 MAX_DEPTH = 32
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
 TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(?P<fraction>\.\d+)?)?)?(?P<offset> ?[zZ]|[+-]\d\d:?\d\d)?", re.ASCII
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(?P<fraction>\.\d+)?)?(?P<offset> ?([zZ]|[+-]\d\d:?\d\d))?)?",
+    re.ASCII,
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 JULIAN_EPOCH_MILLISECONDS = 210_866_760_000_000  # 1970-01-01T00:00Z as a Julian day, 2440587.5, in milliseconds
@@ -45,7 +47,7 @@ class ValueProblem(Exception):
 
 
 def _name(value: SqliteValue) -> str:
-    return type_names[type(value)]
+    return TYPE_NAMES[type(value)]
 
 
 def to_string(value: SqliteValue) -> TypedValue:
@@ -63,13 +65,14 @@ def normalize_number(number: Decimal) -> str:
         raise ValueProblem("is not a finite number, which DynamoDB cannot hold")
     if not number:
         return "0"
+    # Before any arithmetic, which would round what is beyond Python's own range.
+    if not MIN_EXPONENT <= number.adjusted() <= MAX_EXPONENT:
+        raise ValueProblem("is outside DynamoDB's number range, 1E-130 to 9.99E+125")
     with localcontext() as context:
         context.prec = MAX_DIGITS + len(number.as_tuple().digits)
         number = number.normalize()
     if len(number.as_tuple().digits) > MAX_DIGITS:
         raise ValueProblem(f"has more than the {MAX_DIGITS} significant digits that DynamoDB holds")
-    if not MIN_EXPONENT <= number.adjusted() <= MAX_EXPONENT:
-        raise ValueProblem("is outside DynamoDB's number range, 1E-130 to 9.99E+125")
     return format(number, "f") if -MAX_DIGITS <= number.adjusted() <= MAX_DIGITS else str(number)
 
 
@@ -80,10 +83,14 @@ def to_number(value: SqliteValue) -> TypedValue:
     if type(value) is float:
         return {"N": normalize_number(Decimal(repr(value)))}
     if type(value) is str:
-        if NUMBER.fullmatch(value):
-            return {"N": normalize_number(Decimal(value))}
-        raise ValueProblem("is not a number")
+        return {"N": normalize_number(_parse_number(value))}
     raise ValueProblem(f"is {_name(value)} where the mapping says number")
+
+
+def _parse_number(text: str) -> Decimal:
+    if not NUMBER.fullmatch(text):
+        raise ValueProblem("is not a number")
+    return Decimal(text)
 
 
 def to_boolean(value: SqliteValue) -> TypedValue:
@@ -117,13 +124,15 @@ def _parse_timestamp(text: str, zone: ZoneInfo | None) -> datetime:
     match = TIMESTAMP.fullmatch(text)
     if match is None:
         raise ValueProblem("is not a date or time in SQLite's usual forms, such as 2026-01-05 12:34:56")
-    fraction = match["fraction"]
+    fraction, offset = match["fraction"], match["offset"]
     if fraction and len(fraction) > 7:
         if fraction[7:].strip("0"):
             raise ValueProblem("is finer than a microsecond, the finest that a timestamp holds")
         text = text.replace(fraction, fraction[:7])
+    if offset:  # may stand apart, as SQLite reads and Ruby writes it; `fromisoformat` wants it close
+        text = text[: -len(offset)] + offset.strip().upper()
     try:
-        moment = datetime.fromisoformat(text.replace(" Z", "Z").replace(" z", "Z"))
+        moment = datetime.fromisoformat(text)
         if moment.tzinfo is not None:
             return moment.astimezone(UTC)
         if zone is None:
@@ -169,8 +178,8 @@ def to_json(value: SqliteValue) -> TypedValue:
     try:
         parsed = json.loads(
             value,
-            parse_int=Decimal,
-            parse_float=Decimal,
+            parse_int=_parse_number,
+            parse_float=_parse_number,
             parse_constant=_refuse_constant,
             object_pairs_hook=_refuse_double_names,
         )
@@ -187,11 +196,13 @@ def _refuse_double_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueProblem("holds an object that has a name twice")
+    if "" in fields:
+        raise ValueProblem("holds an object with an empty name, and DynamoDB wants at least one character")
     return fields
 
 
 def _nest(value: Any, depth: int) -> TypedValue:
-    if depth > MAX_DEPTH + 1:
+    if depth > MAX_DEPTH - isinstance(value, dict | list):
         raise ValueProblem(f"is nested more than the {MAX_DEPTH} levels that DynamoDB holds")
     match value:
         case None:
