@@ -7,7 +7,7 @@ import hashlib
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -17,6 +17,11 @@ from accession.errors import MappingError
 
 FIRST_SEEN = "first_seen"
 MAPPINGS = Path(__file__).parent.parent / "mappings"
+
+# A default is a value that SQLite could hold (sqlite.org "Datatypes In SQLite": 64 bits with a sign).
+MAX_INTEGER = 2**63 - 1
+# sqlite.org "Limits": ten databases at once, of which one is the ID map of the last run.
+MAX_PARENTS = 9
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = str
@@ -50,8 +55,10 @@ class Attribute(_Strict):
             raise ValueError("type is missing: one of string, number, boolean, binary, timestamp, json, auto")
         if self.column is None and self.default is None:
             raise ValueError("either a column or a default is needed")
+        if "numbers" in self.model_fields_set and self.type != "timestamp":
+            raise ValueError("numbers: only a timestamp has it")
         if self.default is not None and not self._default_fits():
-            raise ValueError(f"default {self.default!r} is not a {self.type}")
+            raise ValueError(f"default: {self.default!r} cannot be the default of a {self.type or 'reference'}")
         return self
 
     def _default_fits(self) -> bool:
@@ -61,7 +68,7 @@ class Attribute(_Strict):
             case "string":
                 return isinstance(self.default, str)
             case "number":
-                return isinstance(self.default, int) and not isinstance(self.default, bool)
+                return type(self.default) is int and abs(self.default) <= MAX_INTEGER
             case "boolean":
                 return isinstance(self.default, bool)
             case _:
@@ -92,7 +99,7 @@ class Entity(_Strict):
     name: str = Field(pattern=NAME)
     source: Source
     target: Target
-    attributes: dict[str, Attribute]
+    attributes: dict[Annotated[str, Field(min_length=1)], Attribute] = Field(min_length=1)
     indexes: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="look-ups the application makes")
     identity: tuple[tuple[str, ...], ...] = Field(
         (), description="a row whose alternatives all differ from what was recorded for its key is another thing"
@@ -107,8 +114,10 @@ class Entity(_Strict):
                 raise ValueError(f"indexes.{index}: a partition key and at most one sort key")
             for name in names:
                 self._attribute(f"indexes.{index}", name)
-                if self.attributes[name].type in ("boolean", "json"):
-                    raise ValueError(f"indexes.{index}: {name} cannot be an index key, DynamoDB takes S, N or B there")
+                if self.attributes[name].type in ("boolean", "json", "auto"):
+                    raise ValueError(
+                        f"indexes.{index}: {name} must be of one type, string, number, binary or timestamp"
+                    )
         for alternative in self.identity:
             if not alternative:
                 raise ValueError("identity: an alternative names at least one attribute")
@@ -167,6 +176,11 @@ class Mapping(_Strict):
             for attribute, parent in entity.references.items():
                 if parent not in self.entities:
                     raise ValueError(f"entities.{name}.attributes.{attribute}: there is no entity {parent}")
+        for name, parents in self.parents.items():
+            if len(parents) > MAX_PARENTS:
+                raise ValueError(
+                    f"entities.{name}: refers to {len(parents)} entities, and at most {MAX_PARENTS} are possible"
+                )
         tables = [entity.target.table for entity in self.entities.values()]
         for table in tables:
             if tables.count(table) > 1:
@@ -197,6 +211,17 @@ class Mapping(_Strict):
         return {table: list(columns) for table, columns in tables.items()}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: a key that stands twice is an error, and not the last one of them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_mapping(path: Path | str) -> Mapping:
     """Read and validate a mapping file.
 
@@ -208,17 +233,22 @@ def load_mapping(path: Path | str) -> Mapping:
     except OSError as error:
         raise MappingError(f"{path}: the mapping cannot be read ({error.strerror}): check its path.") from error
     try:
-        data: Any = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+        data: Any = yaml.load(raw, _Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise MappingError(f"{path}{where}: this is not YAML ({getattr(error, 'problem', error)}).") from error
+        raise MappingError(f"{path}{where}: this is not sound YAML ({getattr(error, 'problem', error)}).") from error
     if not isinstance(data, dict):
         raise MappingError(f"{path}: a mapping has the keys name and entities at its top.")
     entities = data.get("entities")
     if isinstance(entities, dict):
-        named = {n: {"name": n, **e} if isinstance(e, dict) else e for n, e in entities.items()}
+        for name, entity in entities.items():
+            if isinstance(entity, dict) and "name" in entity:
+                raise MappingError(f"{path}: entities.{name}.name: there is no such key, {name} is the name.")
+        named = {n: {**e, "name": n} if isinstance(e, dict) else e for n, e in entities.items()}
         data = {**data, "entities": named}
+    if "sha256" in data:
+        raise MappingError(f"{path}: sha256: there is no such key, it is computed.")
     try:
         return Mapping.model_validate({**data, "sha256": hashlib.sha256(raw).hexdigest()})
     except ValidationError as error:
