@@ -70,10 +70,14 @@ class RejectedRow(NamedTuple):
     held: int
 
 
-def create_id_map(path: Path, affinity: str) -> sqlite3.Connection:
-    """A new, empty map whose old keys compare as a column of `affinity` does. Not durable until `finish_id_map`."""
+def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3.Connection:
+    """A new, empty map whose old keys compare as a column of `affinity` does. Not durable until `finish_id_map`.
+
+    `encoding` is that of the source: SQLite attaches only databases whose texts are encoded alike.
+    """
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f'PRAGMA encoding = "{encoding}"')
     connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;")
     connection.executescript(SCHEMA.format(affinity=affinity))
     connection.execute("BEGIN")
@@ -115,6 +119,7 @@ def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
 def finish_id_map(connection: sqlite3.Connection) -> None:
     """Index, commit and close. Raises SourceError when two keys make the same id (5 and '5' in one column)."""
     connection.execute("COMMIT")
+    connection.execute("CREATE INDEX rejects_old_key ON rejects (old_key)")
     try:
         connection.execute("CREATE UNIQUE INDEX id_map_new_id ON id_map (new_id)")
     except sqlite3.IntegrityError as error:
@@ -130,8 +135,17 @@ def open_id_map(path: Path) -> sqlite3.Connection:
 
 
 def attach(connection: sqlite3.Connection, path: Path, name: str) -> None:
-    """Make a finished map readable as `name` on a connection that was opened with uri=True."""
-    connection.execute(f'ATTACH ? AS "{name}"', (_address(path),))
+    """Make a finished map readable as `name` on a connection that was opened with uri=True.
+
+    Raises SourceError when their texts are encoded otherwise.
+    """
+    try:
+        connection.execute(f'ATTACH ? AS "{name}"', (_address(path),))
+    except sqlite3.OperationalError as error:
+        raise SourceError(
+            f"the ID map {path.name} cannot be read beside the source ({error}): has the source been made anew in "
+            "another text encoding since the last run? Make it again in the old one (PRAGMA encoding)."
+        ) from error
 
 
 def _address(path: Path) -> str:
@@ -195,11 +209,14 @@ def has_changed(path: Path, head: Path | None) -> bool:
         if head is None:
             return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM id_map)").fetchone()[0])
         attach(connection, head, "head")
-        kept = "old_key, generation, latest, new_id, identity, checksum, row_checksum, first_seen, state"
-        for one, other in (("main", "head"), ("head", "main")):
-            query = f"SELECT EXISTS (SELECT {kept} FROM {one}.id_map EXCEPT SELECT {kept} FROM {other}.id_map)"
-            if connection.execute(query).fetchone()[0]:
-                return True
+        entries = "old_key, generation, latest, new_id, identity, checksum, row_checksum, first_seen, state"
+        for table, columns in (("id_map", entries), ("rejects", "old_key, source_column, reason, held")):
+            for one, other in (("main", "head"), ("head", "main")):
+                query = (
+                    f"SELECT EXISTS (SELECT {columns} FROM {one}.{table} EXCEPT SELECT {columns} FROM {other}.{table})"
+                )
+                if connection.execute(query).fetchone()[0]:
+                    return True
         return False
     finally:
         connection.close()

@@ -28,6 +28,7 @@ MAX_SORT_KEY_BYTES = 1024
 WRITE_UNIT_BYTES = 1024
 
 MASK = "•••"
+SHOWN = 60  # characters of a value in a reason
 FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
 
 
@@ -40,12 +41,13 @@ class Reject(Exception):
 
 
 class Orphan(Reject):
-    """A reference to a parent that has no new id."""
+    """A reference to a parent that has no new id. `shown` is the old key as a reason may show it."""
 
-    def __init__(self, column: str, parent: str, old_key: Any) -> None:
-        super().__init__(column, f"{column} {old_key!r} refers to no {parent}")
+    def __init__(self, column: str, parent: str, old_key: Any, shown: str) -> None:
+        super().__init__(column, f"{column} {shown} refers to no {parent}")
         self.parent = parent
         self.old_key = old_key
+        self.shown = shown
 
 
 class Prepared(NamedTuple):
@@ -139,7 +141,9 @@ class ItemBuilder:
         for names in entity.indexes.values():
             for name, limit in zip(names, (MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES), strict=False):
                 limits[name] = min(limit, limits.get(name, limit))
-        self._index_limits = limits
+        # A new id is a UUID, far below any limit.
+        self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
+        self._sensitive = {a.column for a in entity.attributes.values() if a.sensitive}
         self._references = [
             (
                 name,
@@ -155,9 +159,9 @@ class ItemBuilder:
             if a.column is not None and not a.references
         ]
         self._constants = {
-            name: choose_converter(a, mapping.timezone)(a.default)
+            name: default
             for name, a in entity.attributes.items()
-            if a.column is None and not a.is_first_seen
+            if a.column is None and not a.is_first_seen and (default := self._default(a)) is not None
         }
         self._first_seen = [n for n, a in entity.attributes.items() if a.column is None and a.is_first_seen]
         self._first_seen_defaults = [
@@ -188,7 +192,7 @@ class ItemBuilder:
         adjusted = 0
         for name, position, convert, default, is_index_key in self._fields:
             value = row[position]
-            if value is None or value in ("", b""):
+            if value is None or value == "" or (value == b"" and is_index_key):
                 if default is not None:
                     item[name] = default
                     continue
@@ -205,7 +209,7 @@ class ItemBuilder:
         for name, column, position, resolved in self._references:
             new_id = row[resolved]
             if new_id is None:
-                raise Orphan(column, self.entity.references[name], row[position])
+                raise Orphan(column, self.entity.references[name], row[position], self._show(column, row[position]))
             item[name] = {"S": new_id}
         for name, limit in self._index_limits.items():
             if name in item and len(str(next(iter(item[name].values())))) * 4 > limit:
@@ -219,9 +223,15 @@ class ItemBuilder:
             raise Reject(column, f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}")
 
     def _reject(self, name: str, value: Any, problem: str) -> Reject:
-        attribute = self.entity.attributes[name]
-        shown = MASK if attribute.sensitive else _show(value)
-        return Reject(attribute.column or name, f"{name}: {shown} {problem}")
+        column = self.entity.attributes[name].column or name
+        return Reject(column, f"{name}: {self._show(column, value)} {problem}")
+
+    def _show(self, column: str, value: Any) -> str:
+        """A value in a reason; masked where any attribute that comes from its column is sensitive."""
+        if column in self._sensitive:
+            return MASK
+        text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
     def digest_identity(self, item: TypedItem) -> bytes:
         """Eight bytes an identity alternative, keyed with the namespace; zeros for one that holds a NULL."""
@@ -291,11 +301,6 @@ class ItemBuilder:
                 column = self.entity.attributes[name].column if name in self.entity.attributes else None
                 return Reject(column or name, f"{name} holds text that is not valid Unicode")
         raise AssertionError("orjson refused an item, but none of its values")
-
-
-def _show(value: Any) -> str:
-    text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def is_same_thing(recorded: bytes, found: bytes) -> bool:

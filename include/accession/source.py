@@ -211,7 +211,7 @@ def _read_shape(db: sqlite3.Connection, table: str, asked: Sequence[str]) -> Tab
     for _, name, declared, not_null, _, key, hidden in db.execute(f"PRAGMA table_xinfo({quote(table)})"):
         if hidden != 1:  # 1: hidden column of a virtual table; 2 and 3 are generated columns, and read like others
             wanted = spelling.get(name.lower(), name)
-            columns[wanted] = Column(name, declared, _affinity(declared), bool(not_null), bool(key))
+            columns[wanted] = Column(name, declared, find_affinity(declared), bool(not_null), bool(key))
     keys = [column.name.lower() for column in columns.values() if column.primary_key]
     unique = set(keys) if len(keys) == 1 else set()
     for _, index, is_unique, _, partial_index in db.execute(f"PRAGMA index_list({quote(table)})").fetchall():
@@ -221,7 +221,7 @@ def _read_shape(db: sqlite3.Connection, table: str, asked: Sequence[str]) -> Tab
     return TableShape(table, columns, frozenset(unique))
 
 
-def _affinity(declared: str) -> str:
+def find_affinity(declared: str) -> str:
     """Return the affinity by the rules in sqlite.org "Datatypes In SQLite", 3.1, in their order."""
     words = declared.upper()
     for affinity, marks in (

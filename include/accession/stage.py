@@ -44,7 +44,6 @@ from accession.id_map import (
     mark_conflicts,
 )
 from accession.items import (
-    MASK,
     ItemBuilder,
     Orphan,
     Prepared,
@@ -59,7 +58,7 @@ from accession.mapping import Entity
 from accession.mapping import Mapping as EntityMapping
 from accession.progress import Progress
 from accession.snapshot import open_snapshot
-from accession.source import quote
+from accession.source import find_affinity, quote
 from accession.state import load_state
 from accession.store import Store
 
@@ -167,7 +166,9 @@ class _Staging:
         lines = rows + (count_entries(head) if head else 0)
         per_part = max(int(self.manifest.policy("rows_per_part")), -(-lines // MAX_PARTS))
         map_file = self.folder / f"{self.name}.db"
-        self.id_map = create_id_map(map_file, self._find_affinity(snapshot))
+        self.id_map = create_id_map(
+            map_file, self._find_affinity(snapshot), snapshot.execute("PRAGMA encoding").fetchone()[0]
+        )
         self.parts = PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder)
         self.parents = snapshot
         progress = Progress(f"stage {self.name}", rows, "rows")
@@ -221,24 +222,28 @@ class _Staging:
         table, key = self.entity.source.table, self.entity.source.key
         for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_info(?)", (table,)):
             if name.lower() == key.lower():
-                return "INTEGER" if "INT" in declared.upper() else "TEXT" if _is_text(declared) else ""
+                return find_affinity(declared)
         return ""
 
     def _select(self, table: str, key: str, has_head: bool) -> str:
-        """Key, columns, new ids of the parents, and what the head recorded; in key order."""
-        columns = [f"s.{quote(column)}" for column in self.entity.columns]
+        """Key, columns, new ids of the parents, and what the head recorded; in key order.
+
+        The plus takes the affinity from a column, so that keys compare as the ID map declares them (as SQLite's own
+        foreign keys do, by the parent's declaration), and its index serves every row.
+        """
+        columns = [f"s.{key}", *(f"s.{quote(column)}" for column in self.entity.columns)]
         joins = []
         for number, (attribute, parent) in enumerate(self.entity.references.items()):
             column = quote(self.entity.attributes[attribute].column or "")
             columns.append(f"p{number}.new_id")
             joins.append(
-                f"LEFT JOIN map_{parent}.id_map p{number} ON p{number}.old_key = s.{column} "
+                f"LEFT JOIN map_{parent}.id_map p{number} ON p{number}.old_key = +s.{column} "
                 f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
             )
         if has_head:
             columns += [f"h.{field}" for field in Recorded._fields]
-            joins.append(f"LEFT JOIN head.id_map h ON h.old_key = s.{key} AND h.latest")
-        return f"SELECT s.{key}, {', '.join(columns)} FROM main.{table} s {' '.join(joins)} ORDER BY s.{key}"
+            joins.append(f"LEFT JOIN head.id_map h ON h.old_key = +s.{key} AND h.latest")
+        return f"SELECT {', '.join(columns)} FROM main.{table} s {' '.join(joins)} ORDER BY s.{key}"
 
     def _select_gone(self, table: str, key: str) -> str:
         """What the head recorded and the source no longer holds; items of earlier generations that were kept."""
@@ -319,7 +324,6 @@ class _Staging:
 
     def _word_orphan(self, orphan: Orphan) -> str:
         """An orphan whose parent is in the source says that the parent was rejected."""
-        shown = MASK if self._is_sensitive(orphan.column) else repr(orphan.old_key)
         if orphan.old_key is None:
             return f"{orphan.column} is NULL, it must refer to a {orphan.parent}"
         query = f"SELECT 1 FROM map_{orphan.parent}.rejects WHERE old_key = ?"
@@ -328,11 +332,8 @@ class _Staging:
         except UnicodeEncodeError:
             rejected = None
         if rejected:
-            return f"{orphan.column} {shown} refers to a {orphan.parent} that was rejected itself"
-        return f"{orphan.column} {shown} refers to no {orphan.parent}"
-
-    def _is_sensitive(self, column: str) -> bool:
-        return any(a.sensitive for a in self.entity.attributes.values() if a.column == column)
+            return f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
+        return str(orphan)
 
     def _stage_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
         """An item whose row is gone, or whose row id belongs to another thing now."""
@@ -447,7 +448,3 @@ def _keep(old_key: Any, recorded: Recorded, state: State, latest: int) -> Entry:
         state,
         0,
     )
-
-
-def _is_text(declared: str) -> bool:
-    return any(word in declared.upper() for word in ("CHAR", "CLOB", "TEXT"))
