@@ -193,8 +193,7 @@ class _Auditing:
         for path in sorted(listed - {log_path(number) for number in read}):
             self._add("added", path, "the register ends before it" if _number(path) > last else "it is no record")
         if state and not self.problems:
-            newest = read[last] if last else None
-            self._compare_state(state, newest.record if newest else None)
+            self._compare_state(state, [found.record for _, found in sorted(read.items()) if found and found.record])
         return state
 
     def _read_state(self) -> State | None:
@@ -264,11 +263,18 @@ class _Auditing:
         same = record.model_dump(include={"at", "action", "run", "status", "by", "note"})
         self.lines[number] = RunLine(sequence=number, undone_by=undone_by, **same)
 
-    def _compare_state(self, state: State, newest: LogRecord | None) -> None:
-        head, sealed = (newest.head, newest.sealed) if newest else (None, None)
-        if state.head != head:
-            self._add("altered", PATH, f"its head is {state.head}, the last record's {head}")
-        if state.sealed != sealed:
+    def _compare_state(self, state: State, records: list[LogRecord]) -> None:
+        """Head and seal are those of the last record; one of an epoch that had passed did not count for the head."""
+        heads: list[str | None] = []
+        for record in reversed(records):
+            heads.append(record.head)
+            if record.epoch is None or record.epoch >= state.epoch:
+                break
+        else:
+            heads.append(None)
+        if state.head not in heads:
+            self._add("altered", PATH, f"its head is {state.head}, the last record's {heads[0]}")
+        if state.sealed != (records[-1].sealed if records else None):
             self._add("altered", PATH, "its seal is not the last record's")
 
     # Everything else

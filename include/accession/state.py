@@ -2,7 +2,9 @@
 
 A record `log/<sequence>.json` is written first (once), and says what follows from it (head, seal, whether the target
 closes); state.json is swapped after it. A process that dies between the two is made good by the next one that loads the
-state: it finds the record and rolls it forward. So a record is the moment at which something is done.
+state: it finds the record and rolls it forward. So a record is the moment at which something is done; but one that
+names an epoch only counts while the owner is of that epoch: a process that froze before it wrote its record, and wakes
+when an undo has taken the target, changes nothing.
 """
 
 import hashlib
@@ -75,7 +77,8 @@ class State(_Record):
 
 
 class LogRecord(_Record):
-    """One entry of the register. `head`, `sealed` and `closed` are what state.json takes over from it."""
+    """One entry of the register. `head`, `sealed` and `closed` are what state.json takes over from it; with `epoch`,
+    only while `run` owns the target in that epoch."""
 
     sequence: int
     previous: str
@@ -83,6 +86,7 @@ class LogRecord(_Record):
     by: str
     action: Action
     run: str | None
+    epoch: int | None
     status: str
     note: str
     artifacts: dict[str, str]
@@ -97,7 +101,12 @@ def log_path(sequence: int) -> str:
 
 
 def create_state(store: Store) -> State:
-    """The state of a target, made on its first run. Safe to repeat and to race."""
+    """The state of a target, made on its first run. Safe to repeat and to race.
+
+    Raises StoreError when it is gone and the register is not: a new namespace would give every row a new id.
+    """
+    if store.has(log_path(1)) and not store.has(PATH):
+        raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket. Run make audit.")
     store.claim(PATH, State(namespace=uuid4()).dump())
     state = load_state(store)
     assert state is not None
@@ -142,13 +151,18 @@ def parse_state(store: Store, data: bytes) -> State:
 
 def roll_forward(state: State, record: LogRecord, data: bytes) -> State:
     """The state after a record (`data` are its bytes). Ownership taken meanwhile by another run stays."""
+    tail = Tail(sequence=record.sequence, sha256=hashlib.sha256(data).hexdigest())
+    if record.epoch is not None and (
+        state.open is None or (state.open.run, state.open.epoch) != (record.run, record.epoch)
+    ):
+        return state.model_copy(update={"log_tail": tail})
     ended = record.closed and state.open is not None and state.open.run == record.run
     return state.model_copy(
         update={
             "head": record.head,
             "sealed": record.sealed,
             "open": None if ended else state.open,
-            "log_tail": Tail(sequence=record.sequence, sha256=hashlib.sha256(data).hexdigest()),
+            "log_tail": tail,
         }
     )
 
@@ -258,15 +272,17 @@ def append_record(
 ) -> LogRecord:
     """Append to the register and change the state with it, as one act.
 
-    `change` gives the fields that become other, of head, sealed and closed (the target closes for `run`); it may
-    raise to refuse. With `epoch`, raises FencedError when the target is no longer open in that epoch.
+    `change` gives the fields that become other, of head, sealed and closed (the target closes for `run`); it may raise
+    to refuse. With `epoch`, raises FencedError when the target is no longer open in that epoch; the record, if it was
+    written at all, does not count then.
     """
+    lost = f"run {run} no longer owns the target in epoch {epoch}: another resume or undo took it."
     for _ in range(20):
         state = load_state(store)
         if state is None:
             raise StoreError(f"{store.uri(PATH)} is missing: the target has no state. Run make audit.")
         if epoch is not None and (run is None or state.open != Open(run=run, epoch=epoch)):
-            raise FencedError(f"run {run} no longer owns the target in epoch {epoch}: another resume or undo took it.")
+            raise FencedError(lost)
         record = LogRecord(
             sequence=state.log_tail.sequence + 1,
             previous=state.log_tail.sha256,
@@ -274,13 +290,16 @@ def append_record(
             by=by,
             action=action,
             run=run,
+            epoch=epoch,
             status=status,
             note=note,
             artifacts=artifacts or {},
             **{"head": state.head, "sealed": state.sealed, "closed": False, **change(state)},
         )
         if store.claim(log_path(record.sequence), record.dump()):
-            load_state(store)  # rolls state.json forward
+            after = load_state(store)  # rolls state.json forward
+            if epoch is not None and after and after.open and after.open.run == run and after.open.epoch > epoch:
+                raise FencedError(lost)
             return record
     raise TransientError(f"the register of {store.uri('')} is being written by others all the time: try again later.")
 

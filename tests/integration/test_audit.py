@@ -15,7 +15,7 @@ import pytest
 
 from accession.audit import BACKUP_DAYS, Audit, audit_target, show_audit
 from accession.dynamodb import DynamoDB, client_config
-from accession.errors import StoreError
+from accession.errors import FencedError, StoreError
 from accession.manifest import Manifest, run_path, start_run
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.migrate import migrate_part, remove_items
@@ -26,7 +26,7 @@ from accession.report import Report
 from accession.rollback import take_for_undo, undo_run
 from accession.sample import write_sample
 from accession.stage import stage_entity
-from accession.state import Fence, load_state, log_path, open_target
+from accession.state import Fence, log_path, open_target, take_over
 from accession.store import Store
 from accession.verify import verify_entity
 
@@ -84,12 +84,15 @@ class History:
         self.verify(manifest)
         return self.end(manifest, is_verified=True, epoch=epoch)
 
-    def undo(self, run: str, by: str = "bob") -> None:
+    def undo(self, run: str, by: str = "bob") -> bytes:
+        """The state.json that it began with."""
         state = take_for_undo(self.store, run)
         assert state.open
+        before = self.store.get("state.json")
         dynamodb = self.connect(Fence(self.store, run, state.open.epoch).check)
         manifest = Manifest.model_validate_json(self.store.get(run_path(run, "manifest.json")))
         undo_run(self.store, self.mapping, manifest, dynamodb, epoch=state.open.epoch, by=by)
+        return before
 
     @contextmanager
     def changed(self, path: str, data: bytes | None) -> Iterator[None]:
@@ -306,14 +309,37 @@ def test_a_run_left_open_may_go_on_but_its_staged_files_stand(history: History) 
 
 def test_a_record_whose_writer_died_before_the_state_counts(history: History) -> None:
     history.run()
-    before = history.store.get("state.json")
-    history.undo(load_state(history.store).head or "")  # type: ignore[union-attr]
+    before = history.undo(history.audit().head or "")
     history.store.put("state.json", before)
     audit = history.audit()
     assert audit.ok
     assert [line.action for line in audit.runs] == ["run", "undo"]
     assert audit.head is None
     assert history.store.get("state.json") == before
+
+
+def test_a_commit_that_came_too_late_to_count_is_no_damage(history: History) -> None:
+    """Its process froze before it wrote the record; an undo had taken the target when it woke."""
+    manifest = history.stage()
+    epoch = history.write(manifest)
+    history.verify(manifest)
+
+    class Frozen(Store):
+        def claim(self, path: str, data: bytes) -> bool:
+            if path.startswith("log/"):
+                take_over(history.store, manifest.run)
+            return super().claim(path, data)
+
+    sound = history.store
+    history.store = Frozen(history.s3, sound.bucket, sound.mapping, sound.environment)
+    with pytest.raises(FencedError):
+        history.end(manifest, is_verified=True, epoch=epoch)
+    history.store = sound
+    audit = history.audit()
+    assert (audit.ok, audit.head, audit.open) == (True, None, manifest.run)
+    history.undo(manifest.run)
+    assert history.audit().ok
+    assert history.library.scan("user") == []
 
 
 def test_what_died_before_it_was_named_is_told(history: History) -> None:
