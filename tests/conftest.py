@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 REPO = Path(__file__).parent.parent
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="accession-airflow-"))
@@ -36,6 +37,10 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("ACCESSION_BUCKET", None)
+
+# Two cores are shared with MiniStack, so that a slow example says nothing; nothing is left in the repository.
+settings.register_profile("suite", deadline=None, database=None, print_blob=True)
+settings.load_profile("suite")
 
 
 class LeftTheMachineError(BaseException):
