@@ -59,16 +59,17 @@ class Table:
 class DynamoDB:
     """Reads and writes through one boto3 client (see `client_config`), `in_flight` requests at once.
 
-    `write_units_per_second` caps all writes of this object together. `check` is called just before each write request
-    goes out; what it raises stops the writer. Safe for many threads. Raises TargetError for a missing table,
-    AccessError for credentials and permissions, TransientError when DynamoDB failed for 300 s, PermanentError else.
+    `write_units_per_second` caps all writes of this object together; a function is asked again and again. `check` is
+    called just before each write request goes out; what it raises stops the writer. Safe for many threads. Raises
+    TargetError for a missing table, AccessError for credentials and permissions, TransientError when DynamoDB failed for
+    300 s, PermanentError else.
     """
 
     def __init__(
         self,
         client: "DynamoDBClient",
         *,
-        write_units_per_second: float | None = None,
+        write_units_per_second: float | Callable[[], float] | None = None,
         in_flight: int = 16,
         check: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -1,8 +1,11 @@
 """What was done of a change set: the mark that a part was begun, what its last execution did, the conflicts it met."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from accession.manifest import Document, run_path
+from accession.state import CHECK_SECONDS
 from accession.store import Store
 
 
@@ -52,3 +55,31 @@ def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
         if path.endswith(".json"):
             kept += Executed.model_validate_json(store.get(path)).conflicts
     return kept
+
+
+class Share:
+    """A task's share of the write units a second that the whole run may use: as many as there are parts at work.
+
+    Looks at the marks of the parts every CHECK_SECONDS, so that tasks on any number of machines share without talking.
+    """
+
+    def __init__(
+        self, store: Store, run: str, units_per_second: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._run, self._whole, self._clock = store, run, units_per_second, clock
+        self._next = 0.0
+        self._share = units_per_second
+
+    def __call__(self) -> float:
+        """Write units a second for this task now."""
+        if self._clock() >= self._next:
+            self._next = self._clock() + CHECK_SECONDS
+            self._share = self._whole / max(count_parts_at_work(self._store, self._run), 1)
+        return self._share
+
+
+def count_parts_at_work(store: Store, run: str) -> int:
+    """Parts that were begun and are not done."""
+    paths = set(store.list(run_path(run, "progress/")))
+    begun = [path for path in paths if path.endswith(".started")]
+    return sum(path.removesuffix(".started") + ".json" not in paths for path in begun)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from accession.change_set import Index, index_path, part_path
 from accession.executed import Executed
 from accession.manifest import Document, Manifest, run_path
@@ -51,6 +53,7 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     recorded = None if owns else _find_recorded(store, manifest.run, state)
     if recorded is not None:
         return recorded
+    _merge_verifications(store, mapping, manifest.run)
     facts = _Facts(store, mapping, manifest)
     status, reason = _decide(manifest, ended, facts, owns)
     commits = status == "verified" or (status == "unchanged" and facts.records_changed and not owns)
@@ -88,6 +91,13 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     if status in ("verified", "unchanged") and manifest.params["seal"]:
         seal_target(store, manifest.params["seal"], manifest.triggered_by)
     return report
+
+
+def _merge_verifications(store: Store, mapping: Mapping, run: str) -> None:
+    """`verification.json`: what every entity's proof says, in one place."""
+    proofs = {proof.entity: proof.model_dump(mode="json") for proof in load_verifications(store, mapping, run)}
+    if proofs:
+        store.put(run_path(run, "verification.json"), orjson.dumps(proofs, option=orjson.OPT_INDENT_2))
 
 
 def show_commands(manifest: Manifest) -> str:

@@ -24,14 +24,15 @@ class Rate:
 
     def __init__(
         self,
-        cap: float | None = None,
+        cap: float | Callable[[], float] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if cap is not None and cap <= 0:
+        if isinstance(cap, int | float) and cap <= 0:
             raise ValueError("a cap is more than 0 write units a second")
-        self._cap, self._clock, self._sleep = cap, clock, sleep
+        self._cap: Callable[[], float | None] = cap if callable(cap) else lambda: cap
+        self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._limit: float | None = None  # where the last throttle came; None: none so far
         self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
@@ -78,11 +79,12 @@ class Rate:
             return self._rate(self._clock())
 
     def _rate(self, now: float) -> float | None:
+        cap = self._cap()
         if self._limit is None:
-            return self._cap
+            return cap
         curve = (now - self._since) / PLATEAU_SECONDS - 1
         found = self._limit * (1 + (1 - BACK_OFF) * curve**3)
-        return found if self._cap is None else min(found, self._cap)
+        return found if cap is None else min(found, cap)
 
     def _roll(self, now: float) -> None:
         passed = now - self._window

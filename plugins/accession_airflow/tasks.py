@@ -73,12 +73,15 @@ def _open_job(mapping_name: str, context: Any) -> Job:
 def _connect(job: Job, run: str | None = None, epoch: int | None = None) -> Any:
     """DynamoDB for reading, or, with an epoch, for writing under the fence."""
     from accession.dynamodb import DynamoDB
+    from accession.executed import Share
     from accession.state import Fence
     from accession_airflow.aws import connect_dynamodb
 
-    check = Fence(job.store, run, epoch).check if run and epoch is not None else None
+    if run is None or epoch is None:
+        return DynamoDB(connect_dynamodb())
     cap = getattr(job.params, "write_units_per_second", None)
-    return DynamoDB(connect_dynamodb(), check=check, write_units_per_second=cap)
+    share = Share(job.store, run, cap) if cap else None
+    return DynamoDB(connect_dynamodb(), check=Fence(job.store, run, epoch).check, write_units_per_second=share)
 
 
 def _who(context: Any) -> str:
