@@ -61,8 +61,8 @@ class DynamoDB:
 
     `write_units_per_second` caps all writes of this object together; a function is asked again and again. `check` is
     called just before each write request goes out; what it raises stops the writer. Safe for many threads. Raises
-    TargetError for a missing table, AccessError for credentials and permissions, TransientError when DynamoDB failed for
-    300 s, PermanentError else.
+    TargetError for a missing table, AccessError for credentials and permissions, TransientError when DynamoDB failed
+    for 300 s, PermanentError else.
     """
 
     def __init__(
