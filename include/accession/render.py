@@ -8,14 +8,15 @@ from datetime import datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from accession.progress import show_seconds
 from accession.report import EntityReport, Report, Step
 from accession.rollback import Rollback
 
+TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 200  # rejects and conflicts on the page; the full lists lie beside it
 LEAST_WAIT_SECONDS = 1.0  # shorter pauses between two steps are not worth a word
 
@@ -79,30 +80,40 @@ class Line(NamedTuple):
 def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -> str:
     """The page of a report. `rejects_csv` is what lies in rejects.csv, empty where there is none."""
     rejects = list(csv.DictReader(io.StringIO(rejects_csv.decode(), newline="")))
-    totals = report.totals
-    columns = [*ALWAYS, *(column for column in IF_ANY if totals[column[0]])]
     conflicts = rollback.conflicts if rollback else []
     folder = report.snapshot.uri.partition("backups/")[0]
-    return _load_template().render(
-        report=report,
-        verdict=word_verdict(report),
-        tone=_find_tone(report),
-        reason=_split_reason(report.reason),
-        columns=columns,
-        totals=totals,
-        rows=list(_draw_rows(report)),
-        timeline=draw_timeline(report.steps),
-        took=_show_span(_measure(report.started_at, report.ended_at)),
-        rejects=rejects[:SHOWN],
-        more_rejects=len(rejects) - len(rejects[:SHOWN]),
-        rejects_since={name: counts for name, counts in report.rejects.items() if any(counts.values())},
-        rollback=rollback,
-        conflicts=conflicts[:SHOWN],
-        more_conflicts=len(conflicts) - len(conflicts[:SHOWN]),
-        folder=f"{folder}runs/{report.run}/",
-        bucket=folder.removeprefix("s3://").partition("/")[0],
-        rows_now=report.source_rows_now or {},
+    return (
+        make_environment(TEMPLATES)
+        .get_template("report.html")
+        .render(
+            describe_report(report),
+            rejects=rejects[:SHOWN],
+            more_rejects=len(rejects) - len(rejects[:SHOWN]),
+            rejects_since={name: counts for name, counts in report.rejects.items() if any(counts.values())},
+            rollback=rollback,
+            conflicts=conflicts[:SHOWN],
+            more_conflicts=len(conflicts) - len(conflicts[:SHOWN]),
+            folder=f"{folder}runs/{report.run}/",
+            bucket=folder.removeprefix("s3://").partition("/")[0],
+            rows_now=report.source_rows_now or {},
+        )
     )
+
+
+def describe_report(report: Report) -> dict[str, Any]:
+    """What the templates show of a report, in the order of the page: verdict, entities, timeline."""
+    totals = report.totals
+    return {
+        "report": report,
+        "verdict": word_verdict(report),
+        "tone": find_tone(report.status),
+        "reason": split_reason(report.reason),
+        "columns": [*ALWAYS, *(column for column in IF_ANY if totals[column[0]])],
+        "totals": totals,
+        "rows": list(_draw_rows(report)),
+        "timeline": draw_timeline(report.steps),
+        "took": show_span(_measure(report.started_at, report.ended_at)),
+    }
 
 
 def word_verdict(report: Report) -> str:
@@ -140,14 +151,14 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _find_tone(report: Report) -> str:
+def find_tone(status: str) -> str:
     """good, calm or bad."""
-    if report.status in ("failed", "refused"):
+    if status in ("failed", "refused"):
         return "bad"
-    return "good" if report.status in ("verified", "unchanged") else "calm"
+    return "good" if status in ("verified", "unchanged") else "calm"
 
 
-def _split_reason(reason: str | None) -> list[tuple[bool, str]]:
+def split_reason(reason: str | None) -> list[tuple[bool, str]]:
     """Lines, and whether each is a command (these are indented)."""
     return [(line.startswith("  "), line.strip()) for line in (reason or "").splitlines() if line.strip()]
 
@@ -180,7 +191,7 @@ def draw_timeline(steps: Iterable[Step]) -> list[Line]:
         return Bar(round(places[start] * scale, 3), round((places[end] - places[start]) * scale, 3))
 
     lines = [
-        Line(step.name, _show_span(_measure(step.started_at, step.ended_at)), f"{start:%H:%M:%S}", [bar(start, end)])
+        Line(step.name, show_span(_measure(step.started_at, step.ended_at)), f"{start:%H:%M:%S}", [bar(start, end)])
         for step, start, end in sorted(spans, key=lambda span: span[1:])
     ]
     waits = [
@@ -190,7 +201,7 @@ def draw_timeline(steps: Iterable[Step]) -> list[Line]:
     ]
     waited = sum((other - one).total_seconds() for one, other in waits)
     if waited >= LEAST_WAIT_SECONDS:
-        lines.append(Line("waiting", _show_span(waited), "", [bar(one, other) for one, other in waits], True))
+        lines.append(Line("waiting", show_span(waited), "", [bar(one, other) for one, other in waits], True))
     return lines
 
 
@@ -198,7 +209,8 @@ def _measure(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-def _show_span(seconds: float) -> str:
+def show_span(seconds: float) -> str:
+    """A duration, to the millisecond where it is short."""
     return show_seconds(seconds) if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
@@ -207,13 +219,14 @@ def _show_time(text: str) -> str:
 
 
 @cache
-def _load_template() -> Template:
+def make_environment(*folders: Path) -> Environment:
+    """Jinja over the templates in `folders`. Everything is escaped, and nothing may be undefined."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": lambda number: f"{number:,}", "time": _show_time}
-    return environment.get_template("report.html")
+    return environment

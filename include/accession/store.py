@@ -55,7 +55,7 @@ class Store:
         self.bucket = bucket
         self.mapping = mapping
         self.environment = environment
-        self.prefix = f"{mapping}/{environment}/"
+        self.prefix = f"{mapping}/{environment}/" if environment else f"{mapping}/"
 
     def uri(self, path: str) -> str:
         """The s3:// address of `path`."""
@@ -176,6 +176,38 @@ class Store:
                 for entry in page.get("Contents", ()):
                     yield entry["Key"].removeprefix(self.prefix)
 
+    def list_folders(self, path: str = "", after: str = "") -> Iterator[str]:
+        """Names of the folders right below `path`, in order; those that sort after `after` where it is given."""
+        prefix = self.prefix + path
+        start = {"StartAfter": prefix + after} if after else {}
+        with self._translated("s3:ListBucket", path):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/", **start
+            )
+            for page in pages:
+                for entry in page.get("CommonPrefixes", ()):
+                    yield entry["Prefix"].removeprefix(prefix).rstrip("/")
+
+    def measure(self, path: str) -> int | None:
+        """The size of an object in bytes, or None when it is not there."""
+        with self._translated("s3:GetObject", path):
+            try:
+                size: int = self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"]
+                return size
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+
+    def peek(self, path: str, length: int) -> bytes:
+        """The first bytes of an object, at most `length`; none when it is empty or not there."""
+        if not self.measure(path):
+            return b""
+        with self._translated("s3:GetObject", path):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path, Range=f"bytes=0-{length - 1}")
+            data: bytes = answer["Body"].read()
+            return data
+
     def hash(self, path: str) -> str | None:
         """SHA-256 of an object in constant memory, or None when it is not there."""
         with self._translated("s3:GetObject", path):
@@ -236,6 +268,11 @@ def translate_error(error: ClientError | BotoCoreError, action: str, bucket: str
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
     return StoreError(f"S3 refused {action} on s3://{bucket}/{key}: {code}.")
+
+
+def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
+    """The environments of a mapping that have anything in the bucket, sorted."""
+    return list(Store(client, bucket, mapping, "").list_folders())
 
 
 def hash_file(file: Path) -> str:
