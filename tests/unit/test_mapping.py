@@ -1,0 +1,258 @@
+"""The mapping file: what it may say, and how each fault in it is named."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from accession.errors import MappingError
+from accession.mapping import MAPPINGS, find_mappings, load_mapping
+
+BOOKS = """\
+name: shelf
+entities:
+  author:
+    source: {table: author, key: id}
+    target: {table: "Authors-{environment}", key: author_id}
+    attributes:
+      name: {column: name, type: string}
+  book:
+    source: {table: book, key: id}
+    target: {table: "Books-{environment}", key: book_id}
+    attributes:
+      author_id: {column: author, references: author}
+      title: {column: title, type: string}
+    indexes:
+      author-index: [author_id, title]
+    identity: [[title]]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "shelf.yaml"
+    path.write_text(text)
+    return path
+
+
+def change(**changes: Any) -> str:
+    """BOOKS with values set at dotted paths; None takes the key away."""
+    data = yaml.safe_load(BOOKS)
+    for dotted, value in changes.items():
+        *way, last = dotted.split("__")
+        place = data
+        for step in way:
+            place = place[step]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return yaml.safe_dump(data)
+
+
+# What a mapping says
+
+
+def test_the_book_library_is_the_contract_with_the_application() -> None:
+    mapping = load_mapping(MAPPINGS / "book_library.yaml")
+    assert mapping.order == ("user", "book", "user_book")
+    tables = {
+        name: (e.table("dev"), e.target.key, sorted(e.attributes), e.indexes) for name, e in mapping.entities.items()
+    }
+    assert tables == {
+        "user": (
+            "BookLibrary-Users-dev",
+            "user_id",
+            ["created_at", "email", "password_hash", "username"],
+            {"email-index": ("email",), "username-index": ("username",)},
+        ),
+        "book": (
+            "BookLibrary-Books-dev",
+            "book_id",
+            ["author", "cover_image_url", "created_at", "description", "genre", "isbn", "title"],
+            {"isbn-index": ("isbn",)},
+        ),
+        "user_book": (
+            "BookLibrary-UserBooks-dev",
+            "user_book_id",
+            ["book_id", "date_added", "rating", "status", "sync_status", "user_id"],
+            {"user-index": ("user_id",), "user-book-index": ("user_id", "book_id")},
+        ),
+    }
+    assert [n for n, a in mapping.entities["user"].attributes.items() if a.sensitive] == ["email", "password_hash"]
+
+
+def test_the_package_s_mappings_are_found_and_sound() -> None:
+    assert [load_mapping(path).name for path in find_mappings()] == [path.stem for path in find_mappings()]
+
+
+def test_a_mapping_knows_its_order_its_columns_and_its_digest(tmp_path: Path) -> None:
+    path = write(tmp_path, BOOKS)
+    mapping = load_mapping(path)
+    assert mapping.order == ("author", "book")
+    assert mapping.parents == {"author": (), "book": ("author",)}
+    assert mapping.source_tables == {"author": ["id", "name"], "book": ["id", "author", "title"]}
+    assert mapping.entities["book"].index_keys == {"author_id", "title"}
+    assert mapping.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_children_stand_after_their_parents_wherever_the_file_puts_them(tmp_path: Path) -> None:
+    data = yaml.safe_load(BOOKS)
+    data["entities"] = dict(reversed(data["entities"].items()))
+    mapping = load_mapping(write(tmp_path, yaml.safe_dump(data, sort_keys=False)))
+    assert mapping.order == ("author", "book")
+
+
+def test_a_column_may_be_used_twice(tmp_path: Path) -> None:
+    text = change(entities__book__attributes__heading={"column": "title", "type": "string"})
+    assert load_mapping(write(tmp_path, text)).entities["book"].columns == ("author", "title")
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        {"type": "boolean", "default": True},
+        {"type": "number", "default": 0},
+        {"type": "string", "default": ""},
+        {"type": "timestamp", "default": "first_seen"},
+        {"column": "c", "type": "number", "default": -5},
+        {"column": "c", "type": "timestamp", "numbers": "julian_day"},
+    ],
+)
+def test_attributes_that_are_sound(tmp_path: Path, attribute: dict[str, Any]) -> None:
+    assert load_mapping(write(tmp_path, change(entities__book__attributes__extra=attribute)))
+
+
+def test_a_mapping_cannot_be_changed_once_loaded(tmp_path: Path) -> None:
+    mapping = load_mapping(write(tmp_path, BOOKS))
+    with pytest.raises(ValueError, match="frozen"):
+        mapping.name = "other"  # type: ignore[misc]
+
+
+# Faults, each with file, entity and field
+
+ATTRIBUTE = "entities__book__attributes__title"
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+    ({"name": None}, "name: Field required"),
+    ({"name": "my shelf"}, "name: String should match pattern"),
+    ({"sha256": "0" * 64}, "sha256: there is no such key"),
+    ({"timezone": "Mars/Olympus"}, "timezone: 'Mars/Olympus' is not a time zone"),
+    ({"timezone": "../etc/passwd"}, "timezone: '../etc/passwd' is not a time zone"),
+    ({"entities": {}}, "entities: at least one is needed"),
+    ({"entities": None}, "entities: Field required"),
+    ({"entities": ["book"]}, "entities: Input should be a valid dictionary"),
+    ({"entities__book__sauce": 1}, "entities.book.sauce: Extra inputs are not permitted"),
+    ({"entities__book__name": "livre"}, "entities.book.name: there is no such key, book is the name"),
+    ({"entities__book__source": None}, "entities.book.source: Field required"),
+    ({"entities__book__source__key": None}, "entities.book.source.key: Field required"),
+    ({"entities__book__source__key": ""}, "entities.book.source.key: String should have at least 1 character"),
+    ({"entities__book__target__table": "a b"}, "entities.book.target.table: String should match pattern"),
+    ({"entities__book__target__table": "x{env}"}, "entities.book.target.table: String should match pattern"),
+    (
+        {"entities__book__target__table": "Authors-{environment}"},
+        "the table Authors-{environment} is the target of more",
+    ),
+    ({"entities__book__target__key": "title"}, "entities.book: attributes.title: this is the key"),
+    ({"entities__book__attributes": {}}, "entities.book.attributes: Dictionary should have at least 1 item"),
+    ({f"{ATTRIBUTE}__type": "text"}, "entities.book.attributes.title.type: Input should be 'string', 'number'"),
+    ({f"{ATTRIBUTE}__type": None}, "entities.book.attributes.title: type is missing: one of string, number"),
+    ({f"{ATTRIBUTE}__colum": "x"}, "entities.book.attributes.title.colum: Extra inputs are not permitted"),
+    ({f"{ATTRIBUTE}__column": None}, "entities.book.attributes.title: either a column or a default is needed"),
+    ({f"{ATTRIBUTE}__default": 5}, "entities.book.attributes.title: default: 5 cannot be the default of a string"),
+    ({f"{ATTRIBUTE}__numbers": "julian_day"}, "entities.book.attributes.title: numbers: only a timestamp has it"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": True}}, "True cannot be the default of a number"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": 2**63}}, "cannot be the default of a number"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": 0.5}}, "entities.book.attributes.title.default"),
+    ({ATTRIBUTE: {"column": "t", "type": "boolean", "default": 1}}, "1 cannot be the default of a boolean"),
+    ({ATTRIBUTE: {"column": "t", "type": "timestamp", "default": "now"}}, "'now' cannot be the default of a timestamp"),
+    ({ATTRIBUTE: {"column": "t", "type": "json", "default": "{}"}}, "'{}' cannot be the default of a json"),
+    ({ATTRIBUTE: {"column": "t", "references": "author", "type": "string"}}, "a reference has a column, and neither"),
+    ({ATTRIBUTE: {"references": "author"}}, "entities.book.attributes.title: a reference has a column, and neither"),
+    ({ATTRIBUTE: {"column": "t", "references": "reader"}}, "entities.book.attributes.title: there is no entity reader"),
+    (
+        {"entities__author__attributes__best": {"column": "best", "references": "book"}},
+        "entities: the references run in a circle",
+    ),
+    ({"entities__book__attributes__self": {"column": "s", "references": "book"}}, "run in a circle: book → book"),
+    ({"entities__book__indexes": {"i": []}}, "entities.book: indexes.i: a partition key and at most one sort key"),
+    ({"entities__book__indexes": {"i": ["title", "author_id", "title"]}}, "indexes.i: a partition key and at most one"),
+    ({"entities__book__indexes": {"i": ["isbn"]}}, "entities.book: indexes.i: isbn is not an attribute"),
+    (
+        {"entities__book__attributes__x": {"column": "x", "type": "json"}, "entities__book__indexes__i": ["x"]},
+        "entities.book: indexes.i: x must be of one type",
+    ),
+    (
+        {"entities__book__attributes__x": {"column": "x", "type": "auto"}, "entities__book__indexes__i": ["x"]},
+        "entities.book: indexes.i: x must be of one type",
+    ),
+    ({"entities__book__identity": [[]]}, "entities.book: identity: an alternative names at least one attribute"),
+    ({"entities__book__identity": [["isbn"]]}, "entities.book: identity: isbn is not an attribute"),
+    (
+        {
+            "entities__book__attributes__seen": {"type": "timestamp", "default": "first_seen"},
+            "entities__book__identity": [["seen"]],
+        },
+        "entities.book: identity: seen may be the time of the run",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS, ids=lambda x: str(x)[:60])
+def test_each_fault_is_one_sentence_with_file_entity_and_field(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path, change(**changes))
+    with pytest.raises(MappingError) as refused:
+        load_mapping(path)
+    said = str(refused.value)
+    assert said.startswith(f"{path}: ")
+    assert message in said
+    assert "\n" not in said
+    assert said.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", r"shelf.yaml, line \d+: this is not sound YAML"),
+        ("a: 1\nb: 2\na: 3\n", "shelf.yaml, line 3: this is not sound YAML .the key a stands twice"),
+        ("schedule: 2026-13-45\n", "shelf.yaml: this is not sound YAML"),
+        ("- a\n- b\n", "shelf.yaml: a mapping has the keys name and entities at its top"),
+        ("", "shelf.yaml: a mapping has the keys name and entities at its top"),
+        ("\x00", "shelf.yaml: this is not sound YAML"),
+        ("!!python/object:os.system {}", "shelf.yaml, line 1: this is not sound YAML"),
+    ],
+)
+def test_what_is_no_mapping_at_all(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(MappingError, match=message):
+        load_mapping(write(tmp_path, text))
+
+
+def test_a_key_that_stands_twice_is_not_lost_in_silence(tmp_path: Path) -> None:
+    text = BOOKS.replace("      title: {", "      title: {column: t, type: json}\n      title: {")
+    with pytest.raises(MappingError, match="the key title stands twice"):
+        load_mapping(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match=re.escape("nowhere.yaml: the mapping cannot be read (No such file")):
+        load_mapping(tmp_path / "nowhere.yaml")
+    (tmp_path / "shelf.yaml").write_bytes(b"name: \xff\xfe\x00")
+    with pytest.raises(MappingError, match=re.escape("shelf.yaml")):
+        load_mapping(tmp_path / "shelf.yaml")
+
+
+def test_more_parents_than_sqlite_attaches_are_refused(tmp_path: Path) -> None:
+    data = yaml.safe_load(BOOKS)
+    for number in range(10):
+        data["entities"][f"p{number}"] = {
+            "source": {"table": f"p{number}", "key": "id"},
+            "target": {"table": f"P{number}x", "key": "p_id"},
+            "attributes": {"name": {"column": "name", "type": "string"}},
+        }
+        data["entities"]["book"]["attributes"][f"p{number}"] = {"column": f"p{number}", "references": f"p{number}"}
+    with pytest.raises(MappingError, match=r"entities.book: refers to 11 entities, and at most 9 are possible"):
+        load_mapping(write(tmp_path, yaml.safe_dump(data)))
