@@ -192,11 +192,12 @@ def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, s
                 yield RejectedRow(*row), "new"
             return
         attach(connection, head, "head")
-        known = "old_key IN (SELECT old_key FROM head.rejects)"
-        for *row, remains in connection.execute(f"SELECT *, coalesce({known}, 0) FROM rejects ORDER BY rowid"):
+        # IS, since rows without a key are rejects too.
+        known = "EXISTS (SELECT 1 FROM head.rejects h WHERE h.old_key IS r.old_key)"
+        for *row, remains in connection.execute(f"SELECT *, {known} FROM main.rejects r ORDER BY rowid"):
             yield RejectedRow(*row), "remaining" if remains else "new"
-        mended = "old_key NOT IN (SELECT old_key FROM main.rejects WHERE old_key NOT NULL)"
-        for row in connection.execute(f"SELECT * FROM head.rejects WHERE {mended} ORDER BY rowid"):
+        mended = "NOT EXISTS (SELECT 1 FROM main.rejects r WHERE r.old_key IS h.old_key)"
+        for row in connection.execute(f"SELECT * FROM head.rejects h WHERE {mended} ORDER BY rowid"):
             yield RejectedRow(*row), "resolved"
     finally:
         connection.close()
