@@ -5,7 +5,7 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import pytest
 
+from accession import local
 from accession.audit import BACKUP_DAYS, Audit, audit_target, show_audit
 from accession.dynamodb import DynamoDB, client_config
 from accession.errors import FencedError, StoreError
@@ -185,10 +186,10 @@ def test_every_object_altered_by_one_byte_is_found_and_named(lived: History) -> 
 
 
 def test_any_byte_of_the_last_record_counts(lived: History) -> None:
-    """Nothing but the state holds its hash. Every eleventh byte; test_state.py takes every byte of the state."""
+    """Nothing but the state holds its hash. Every 41st byte; test_state.py takes every byte of the state."""
     path = log_path(5)
     data = lived.store.get(path)
-    for where in range(0, len(data), 11):
+    for where in range(0, len(data), 41):
         with lived.changed(path, flip(data, where)):
             first = lived.audit().first_problem
             assert first and first.startswith(f"{path} is altered"), (where, first)
@@ -202,11 +203,21 @@ def test_an_object_that_grew_or_became_empty_is_found(lived: History) -> None:
 
 
 def test_every_object_removed_is_found_and_named(lived: History) -> None:
-    for path in list(lived.store.list()):
+    """State and records in turn, as they vouch for the others; all others at once."""
+    paths = list(lived.store.list())
+    register = [path for path in paths if path.startswith(("state", "log/"))]
+    for path in register:
         with lived.changed(path, None):
             audit = lived.audit()
             assert not audit.ok, path
             assert audit.first_problem and audit.first_problem.startswith(f"{path} is missing"), audit.first_problem
+    others = [path for path in paths if path not in register]
+    with ExitStack() as removed:
+        for path in others:
+            removed.enter_context(lived.changed(path, None))
+        audit = lived.audit()
+        assert [(problem.path, problem.kind) for problem in audit.problems] == [(path, "missing") for path in others]
+        assert audit.damaged == len(others)
     assert lived.audit().ok
 
 
@@ -233,6 +244,20 @@ def test_an_object_added_is_found_and_named(lived: History, path: str) -> None:
         assert audit.first_problem and audit.first_problem.startswith(f"{path} is added"), audit.first_problem
         assert audit.damaged == 1
         assert f"ADDED: {path}" in show_audit(audit)
+
+
+def test_make_audit_fails_when_something_is_damaged(
+    lived: History, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCESSION_BUCKET", lived.store.bucket)
+    call = ["audit", "--environment", lived.store.environment]
+    assert local.main(call) == 0
+    assert "is sound: 5 records" in capsys.readouterr().out
+    with lived.changed(log_path(2), b"{}"):
+        assert local.main(call) == 1
+    assert f"The first: {log_path(2)} is altered" in capsys.readouterr().out
+    assert local.main(["audit", "--environment", "elsewhere"]) == 1
+    assert "no run was here yet" in capsys.readouterr().err
 
 
 def test_a_record_cut_off_the_end_is_missed(lived: History) -> None:
