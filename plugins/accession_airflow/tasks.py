@@ -3,6 +3,7 @@
 Heavy imports stand inside the functions: the DAG file is parsed again and again.
 """
 
+import getpass
 import logging
 import os
 import tempfile
@@ -85,8 +86,12 @@ def _connect(job: Job, run: str | None = None, epoch: int | None = None) -> Any:
 
 
 def _who(context: Any) -> str:
+    """Who triggered the run: a name of Airflow's, or of this machine where there is no Airflow to log in to."""
     run = context["dag_run"]
-    return getattr(run, "triggering_user_name", None) or f"airflow ({run.run_type})"
+    name = getattr(run, "triggering_user_name", None)
+    if name == "dag_test":
+        return f"{getpass.getuser()} (airflow dags test)"
+    return name or f"airflow ({run.run_type})"
 
 
 @contextmanager
