@@ -72,6 +72,7 @@ class Counts(Document):
     kept_back: int = 0
     write_units: int = 0
     read_units: float = 0.0
+    put_bytes: int = 0
 
 
 class Index(Document):

@@ -30,7 +30,10 @@ WRITE_PRICE = Decimal("0.625")
 READ_PRICE = Decimal("0.125")
 # What a new on-demand table takes a second (Developer Guide, "On-demand capacity mode", initial throughput).
 NEW_TABLE_WRITE_UNITS = 4000
-# ImportTable's price a GB of uncompressed data, widely quoted, not confirmed on an AWS page (PEERS, "Price").
+# ImportTable's price for 10⁹ bytes of uncompressed data: widely quoted, not confirmed on an AWS page (PEERS, "Price").
+# The price of bulk put items was not to be found.
+IMPORT_PRICE = Decimal("0.15")
+IMPORT_SAVES = Decimal(1)  # dollars from which another way of loading is worth a line
 SAMPLES = 5
 
 
@@ -208,6 +211,20 @@ def _show_item(entity: Entity, item: TypedItem) -> str:
     return ", ".join(shown)
 
 
+def _show_import(plan: Plan) -> list[str]:
+    """One line where AWS's own load from S3 would be cheaper: into new tables only, and without what this run does."""
+    price = Decimal(sum(entity.counts.put_bytes for entity in plan.entities.values())) / 10**9 * IMPORT_PRICE
+    puts_only = plan.writes == sum(entity.counts.put for entity in plan.entities.values())
+    if not puts_only or plan.price_usd - price < IMPORT_SAVES:
+        return []
+    return [
+        "",
+        f"AWS's ImportTable would load these puts for about ${price:,.2f} instead of ${plan.price_usd:,.2f}, but only into "
+        "tables that do not exist yet, and it neither counts duplicates nor can be undone. Bulk put items loads existing "
+        "tables; its price is not known here.",
+    ]
+
+
 def show_plan(plan: Plan) -> str:
     """The plan as Markdown, for the approval and the log."""
     lines = [
@@ -225,6 +242,7 @@ def show_plan(plan: Plan) -> str:
         f"{plan.write_units:,} write units, about ${plan.price_usd:,.4f} on demand (us-east-1), "
         f"{show_seconds(plan.seconds)} at the rate of a new table or the cap.",
     ]
+    lines += _show_import(plan)
     for name, entity in plan.entities.items():
         if entity.samples:
             lines += ["", f"**{name}**, for example", ""]

@@ -308,6 +308,7 @@ class _Staging:
     def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
         self._count("put")
         self._count("write_units", prepared.write_units)
+        self._count("put_bytes", len(prepared.data))
         self.entries.append(entry)
         self.parts.add("put", encode_put(entry.new_id, old_key, prepared.write_units, prepared.checksum, prepared.data))
 

@@ -18,7 +18,7 @@ from sqlite3 import Connection
 
 import orjson
 
-from accession.change_set import load_index
+from accession.change_set import load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
 from accession.executed import find_conflicts
@@ -108,6 +108,7 @@ class _Verifying:
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
         self.listed: list[Problem] = []
         self.samples: list[TypedItem] = []
+        self.mismatched: dict[str, TypedItem] = {}
 
     def verify(self) -> Verification:
         started = datetime.now(UTC).isoformat()
@@ -125,6 +126,7 @@ class _Verifying:
                 pass
             self._find_missing(id_map)
         id_map.close()
+        self._name_attributes()
         self.progress.finish()
         self.store.upload(problems_path(self.manifest.run, self.entity.name), problems)
         look_ups, lost = self._look_up()
@@ -171,6 +173,8 @@ class _Verifying:
                 verified.append(item)
             else:
                 kind, reason = self._classify(key, state, written)
+                if kind == "mismatched" and len(self.mismatched) < LISTED:
+                    self.mismatched[key] = item
                 problems.append(Problem(kind=kind, key=key, old_key=old_key, reason=reason))
         with self.lock:
             for entry in entries:
@@ -214,6 +218,24 @@ class _Verifying:
             if len(self.listed) < LISTED:
                 self.listed.append(problem)
             self.list.write(orjson.dumps(problem.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
+
+    def _name_attributes(self) -> None:
+        """Say of the listed mismatches which attributes differ. Their values stay out: they may be sensitive."""
+        if not self.mismatched:
+            return
+        differing: dict[str, str] = {}
+        for part in self.index.parts:
+            for change in read_changes(self.store, self.manifest.run, self.entity.name, part):
+                if change.key in self.mismatched and change.item is not None:
+                    found = self.mismatched[change.key]
+                    names = sorted(n for n in found.keys() | change.item if found.get(n) != change.item.get(n))
+                    differing[change.key] = ", ".join(names)
+        self.listed = [
+            problem.model_copy(update={"reason": f"{problem.reason}: {differing[problem.key]}"})
+            if differing.get(problem.key)
+            else problem
+            for problem in self.listed
+        ]
 
     def _look_up(self) -> tuple[dict[str, int], list[str]]:
         """Ask every index the application uses for some verified items; what it never found comes back too."""

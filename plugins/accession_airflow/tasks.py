@@ -241,16 +241,33 @@ def ask_application(job: Job, context: Any) -> int | None:
 
 @body
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
-    """Undo the run if something below `open_run` failed and the params say so; else skip."""
+    """Undo the run if something below `open_run` failed and the params say so; else skip.
+
+    When a person marked the run failed, Airflow skips `report`, and a skip or a success here would end the run green: so
+    the end is reported here, which raises.
+    """
+    if not _has_failed(context):
+        raise AirflowSkipException("everything succeeded: nothing is to be undone")
+    keeps, is_stopped = job.params.on_failure == "keep", _find_states(context, ("report",)) == {"report": "skipped"}
+    if not is_stopped:
+        if keeps:
+            raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
+        return _undo_run(job, context, run)
+    failure = "somebody marked the run failed"
+    try:
+        undone = {} if keeps else _undo_run(job, context, run)
+    except AccessionError as error:
+        keeps, failure = True, f"{failure}; then {error}"
+    _end_run(job, context, run, {"is_verified": False, "is_rolled_back": not keeps, "failure": failure})
+    return undone
+
+
+def _undo_run(job: Job, context: Any, run: str) -> dict[str, Any]:
     from accession.manifest import load_manifest
     from accession.migrate import settle
     from accession.rollback import undo_run
     from accession.state import take_over
 
-    if not _has_failed(context):
-        raise AirflowSkipException("everything succeeded: nothing is to be undone")
-    if job.params.on_failure == "keep":
-        raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
     manifest = load_manifest(job.store, run)
     state = take_over(job.store, run)
     settle()
@@ -275,14 +292,20 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
 @body
 def report(job: Job, context: Any) -> dict[str, Any]:
     """End the run: commit or record it, write the report, say what happened; fail unless all is well."""
+    run = context["ti"].xcom_pull(task_ids="backup", key="run")
+    if run is None:
+        failure = _gather_ended(job, context, None)["failure"]
+        raise RefusedError(f"the run ended before its backup, and nothing was written: {failure}")
+    return _end_run(job, context, run, {})
+
+
+def _end_run(job: Job, context: Any, run: str, known: dict[str, Any]) -> dict[str, Any]:
+    """`known` goes before what the states of the tasks say."""
     from accession.manifest import load_manifest
-    from accession.outcome import end_run
+    from accession.outcome import Ended, end_run
     from accession.report import GOOD, show_summary
 
-    run = context["ti"].xcom_pull(task_ids="backup", key="run")
-    ended = _gather_ended(job, context, run)
-    if run is None:
-        raise RefusedError(f"the run ended before its backup, and nothing was written: {ended.failure}")
+    ended = Ended(**_gather_ended(job, context, run) | known)
     done = end_run(job.store, job.mapping, load_manifest(job.store, run), ended)
     logger.info("%s", show_summary(done))
     logger.info("report: %s", job.store.uri(f"runs/{run}/report.html"))
@@ -292,9 +315,8 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     return {"run": run, "status": done.status, "note": done.note, "report": job.store.uri(f"runs/{run}/report.json")}
 
 
-def _gather_ended(job: Job, context: Any, run: str | None) -> Any:
-    """How the run went, as Airflow saw it."""
-    from accession.outcome import Ended
+def _gather_ended(job: Job, context: Any, run: str | None) -> dict[str, Any]:
+    """How the run went, as Airflow saw it: the fields of `Ended`."""
     from accession.report import Step
 
     ti = context["ti"]
@@ -306,22 +328,21 @@ def _gather_ended(job: Job, context: Any, run: str | None) -> Any:
     errors = [error for error in ti.xcom_pull(task_ids=task_ids, key="error") if error]
     first = next((task for task in failed if states[task] == "failed"), None)
     failure = errors[0]["message"] if errors and failed else (f"{first} failed: see its log" if first else None)
-    answer = ti.xcom_pull(task_ids="approve") or {}
-    person = (answer.get("responded_by_user") or {}).get("name")
+    answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
     checked = ti.xcom_pull(task_ids="preflight")
     drift = _find_drift(job, run) if run is not None else None
-    return Ended(
-        is_verified=all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
-        is_rolled_back=states.get("rollback") == "success",
-        is_refused=bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
-        failure=failure,
-        rejected_by=person if answer.get("chosen_options") == ["Reject"] else None,
-        approved_by=person if answer.get("chosen_options") == ["Approve"] else None,
-        epoch=ti.xcom_pull(task_ids="open_run"),
-        preflight=Step(name="preflight", **checked) if checked else None,
-        source_changed=bool(drift and drift.changed),
-        source_rows_now=drift.rows_now if drift else None,
-    )
+    return {
+        "is_verified": all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
+        "is_rolled_back": states.get("rollback") == "success",
+        "is_refused": bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
+        "failure": failure,
+        "rejected_by": answer.get("by") if answer.get("chosen") == ["Reject"] else None,
+        "approved_by": answer.get("by") if answer.get("chosen") == ["Approve"] else None,
+        "epoch": ti.xcom_pull(task_ids="open_run"),
+        "preflight": Step(name="preflight", **checked) if checked else None,
+        "source_changed": bool(drift and drift.changed),
+        "source_rows_now": drift.rows_now if drift else None,
+    }
 
 
 def _find_drift(job: Job, run: str) -> Any:
@@ -380,7 +401,7 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     )
     counts = {name: entity.model_dump() for name, entity in undone.entities.items()}
     for name, entity in counts.items():
-        logger.info("%s: %s", name, ", ".join(f"{value} {key}" for key, value in entity.items()))
+        logger.info("%s: %s", name, ", ".join(f"{value:,} {key}" for key, value in entity.items() if key != "table"))
     return counts
 
 

@@ -1,0 +1,59 @@
+"""The last step of the guide: the application answers."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from accession.errors import VerificationError
+from accession.verify import APP_TRIES, ask_application
+
+
+class Application(http.server.BaseHTTPRequestHandler):
+    answers: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def application() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Application)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_answer_below_400_is_enough(application: str) -> None:
+    Application.answers = [204]
+    assert ask_application(application) == 204
+
+
+def test_an_application_that_comes_up_late_is_asked_again(application: str) -> None:
+    Application.answers = [503, 502, 200]
+    waits: list[float] = []
+    assert ask_application(application, sleep=waits.append) == 200
+    assert waits == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_an_application_that_fails_is_named_with_its_status(application: str, status: int) -> None:
+    Application.answers = [status]
+    waits: list[float] = []
+    with pytest.raises(VerificationError, match=f"answers {status}"):
+        ask_application(application, sleep=waits.append)
+    assert len(waits) == APP_TRIES - 1
+
+
+def test_nobody_at_the_url_is_said() -> None:
+    with pytest.raises(VerificationError, match="does not answer"):
+        ask_application("http://127.0.0.1:9/", sleep=lambda _: None)
