@@ -1,0 +1,164 @@
+"""The bench: every contender in its own process, in turn, several rounds; prints tables and verdicts.
+
+    make bench            about 25 minutes on two cores; writes docs/bench/bench.json, table.md and the charts
+    make bench QUICK=1    about 3 minutes: small numbers, prints only
+
+Exit 1 when a bar is not met.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from judge import Verdict, judge
+from lab import BENCH_PYTHON, HERE, REPO, open_lab
+from sections import (
+    OTHERS,
+    measure_cap,
+    measure_growth,
+    measure_limit,
+    measure_load,
+    measure_verification,
+    measure_workers,
+    say,
+    summarize,
+)
+
+DOCS = REPO / "docs/bench"
+NAMES = {
+    "put_loop": "one put a row (the owner's script)",
+    "batch_writer": "boto3 batch_writer",
+    "airflow_hook": "Airflow DynamoDBHook.write_batch_data",
+    "awswrangler": "awswrangler put_items",
+    "threads": "16 threads, batch_write_item",
+    "accession": "**Accession**, migrate",
+}
+FULL: dict[str, Any] = {
+    "rows": 100_000,
+    "rounds": 5,
+    "counts": {
+        0: {
+            "put_loop": 2_000,
+            "batch_writer": 20_000,
+            "airflow_hook": 20_000,
+            "awswrangler": 20_000,
+            "threads": 20_000,
+        },
+        10: {"put_loop": 500, "batch_writer": 10_000, "airflow_hook": 10_000, "awswrangler": 10_000, "threads": 20_000},
+    },
+    "sizes": [50_000, 100_000, 1_000_000],
+    "growth_rounds": {50_000: 1, 100_000: 3, 1_000_000: 1},
+    "cap": (4_000, 60.0),
+    "limit": (3_000, 20.0),
+}
+QUICK: dict[str, Any] = {
+    "rows": 40_000,
+    "rounds": 2,
+    "counts": {
+        0: {"put_loop": 500, "batch_writer": 5_000, "airflow_hook": 5_000, "awswrangler": 5_000, "threads": 5_000},
+        10: {"put_loop": 200, "batch_writer": 2_500, "airflow_hook": 2_500, "awswrangler": 2_500, "threads": 5_000},
+    },
+    "sizes": [20_000, 40_000, 80_000],
+    "growth_rounds": {20_000: 1, 40_000: 1, 80_000: 1},
+    "cap": (4_000, 10.0),
+    "limit": (1_500, 12.0),
+}
+
+
+def run(scale: dict[str, Any]) -> dict[str, Any]:
+    """Every section in turn; the numbers."""
+    result: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(), "machine": describe_machine(), "seconds": {}}
+
+    def section(name: str, measure: Callable[[], Any]) -> None:
+        say(f"{name} …")
+        begun = time.monotonic()
+        result[name] = measure()
+        result["seconds"][name] = round(time.monotonic() - begun, 1)
+
+    rows, rounds = scale["rows"], scale["rounds"]
+    counts = {latency: {**others, "accession": rows} for latency, others in scale["counts"].items()}
+    assert all(set(OTHERS) < set(each) for each in counts.values())
+    with open_lab() as lab:
+        say(f"preparing {rows:,} user_books …")
+        library = lab.prepare("load", rows, rounds)
+        staged = library.costs["stage.user_book"]
+        result["staging"] = summarize([{**staged, **one} for one in staged["all"]])
+        section("load", lambda: measure_load(lab, library, counts, rounds))
+        section("verification", lambda: measure_verification(lab, library, rounds))
+        section("cap", lambda: measure_cap(lab, library, *scale["cap"]))
+        section("limit", lambda: measure_limit(lab, library, *scale["limit"]))
+        section("workers", lambda: measure_workers(lab, library, 0.04, min(rounds, 3)))
+        section("growth", lambda: measure_growth(lab, scale["sizes"], scale["growth_rounds"]))
+    return result
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where it ran; no names."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), platform.machine())
+    cores = sum(line.startswith("processor") for line in info)
+    return {"cpu": model, "cores": cores, "python": platform.python_version(), "system": platform.system()}
+
+
+def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
+    """The tables, as Markdown."""
+    lines = []
+    for latency, section in result["load"].items():
+        lines += [
+            f"**Load, {latency} a request**", "",
+            "| contender | rows/s | spread | rows per CPU second | spread | peak memory | exact |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        ]  # fmt: skip
+        for name, one in section.items():
+            wall, cpu = one["rows_per_second"], one["rows_per_cpu_second"]
+            lines.append(
+                f"| {NAMES[name]} | {wall['median']:,.0f} | {wall['low']:,.0f} to {wall['high']:,.0f} | "
+                f"{cpu['median']:,.0f} | {cpu['low']:,.0f} to {cpu['high']:,.0f} | {one['peak_mib']['median']:,.0f} MiB | "
+                f"{'yes' if one['exact'] else '**no: disqualified**'} |"
+            )
+        lines.append("")
+    lines += ["**More workers** (40 ms a request)", "", "| processes | rows/s | speed-up |", "| ---: | ---: | ---: |"]
+    single = result["workers"]["1"]["median"]
+    for number, rate in result["workers"].items():
+        lines.append(f"| {number} | {rate['median']:,.0f} | {rate['median'] / single:.2f} |")
+    lines += [
+        "", "**Growth** (CPU µs a row; peak memory of the user_book tasks)", "",
+        "| user_books | stage | migrate | verify | stage | migrate | verify |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    for rows, one in result["growth"].items():
+        times = " | ".join(f"{one['cpu_us_per_row'][step]:.1f}" for step in ("stage", "migrate", "verify"))
+        peaks = " | ".join(f"{one['peak_mib'][f'{step}.user_book']:.0f} MiB" for step in ("stage", "migrate", "verify"))
+        lines.append(f"| {int(rows):,} | {times} | {peaks} |")
+    lines += ["", "**Bars**", "", "| bar | reached | verdict |", "| --- | --- | --- |"]
+    lines += [f"| {v.bar} | {v.reached} | {'met' if v.met else '**not met**'} |" for v in verdicts]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    result = run(QUICK if quick else FULL)
+    verdicts = judge(result)
+    result["bars"] = [vars(verdict) for verdict in verdicts]
+    result["ended_at"] = datetime.now(UTC).isoformat()
+    table = show(result, verdicts)
+    print(table)
+    if not quick:
+        DOCS.mkdir(parents=True, exist_ok=True)
+        (DOCS / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+        (DOCS / "table.md").write_text(table)
+        subprocess.run([str(BENCH_PYTHON), str(HERE / "chart.py"), str(DOCS)], check=True)
+    return 0 if all(verdict.met for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

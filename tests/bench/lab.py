@@ -1,0 +1,204 @@
+"""Where the bench works: MiniStack for S3, the stand-in for DynamoDB, child processes that do the work, one at a time."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import orjson
+
+from accession.change_set import load_index, read_lines, split_put
+from accession.mapping import MAPPINGS, load_mapping
+from accession.ministack import start_ministack
+from accession.store import Store, client_config
+
+HERE = Path(__file__).parent
+REPO = HERE.parent.parent
+BENCH_PYTHON = REPO / "tests/bench/.venv/bin/python"
+MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
+PARENTS = {"user": [], "book": [], "user_book": ["user", "book"]}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A library that is staged and open: everything up to the first write is done."""
+
+    environment: str
+    run: str
+    epoch: int
+    rows: int
+    costs: dict[str, dict[str, Any]]
+
+
+class Lab:
+    """Both servers, and what runs against them."""
+
+    def __init__(self, folder: Path, port: int, server_pid: int, s3: str, environ: dict[str, str]) -> None:
+        self.folder, self.port, self.server_pid = folder, port, server_pid
+        self.dynamodb, self.s3_endpoint = f"http://127.0.0.1:{port}", s3
+        self.environ = environ
+        self.s3 = boto3.client("s3", endpoint_url=s3, config=client_config())
+        self._created: set[str] = set()
+
+    def tell(self, command: str, **request: Any) -> dict[str, Any]:
+        """A command to the stand-in, or a DynamoDB operation that it speaks."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/", json.dumps(request), {"X-Amz-Target": command})
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        connection.close()
+        if response.status != 200:
+            raise RuntimeError(f"{command}: {answer}")
+        return answer
+
+    def start(self, script: str, *arguments: str, bench: bool = False, **environ: str) -> "subprocess.Popen[str]":
+        """A child process that prints JSON at its end."""
+        return subprocess.Popen(
+            [str(BENCH_PYTHON) if bench else sys.executable, str(HERE / script), *arguments],
+            env=self.environ | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, child: "subprocess.Popen[str]") -> dict[str, Any]:
+        """What the child printed last. Raises with its errors when it failed."""
+        out, errors = child.communicate(timeout=1200)
+        if child.returncode != 0:
+            raise RuntimeError(f"{child.args} failed:\n{out[-2000:]}\n{errors[-4000:]}")
+        result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+        return result
+
+    def step(self, library: Prepared | None = None, **request: Any) -> dict[str, Any]:
+        """One step of a migration, see steps.py."""
+        return self.finish(self.begin(library, **request))
+
+    def begin(self, library: Prepared | None = None, **request: Any) -> "subprocess.Popen[str]":
+        """The same, not waiting for its end."""
+        if library is not None:
+            mine = {"bucket": self.bucket(library.environment), "environment": library.environment, "run": library.run}
+            if request["step"] == "migrate":
+                mine["epoch"] = library.epoch  # type: ignore[assignment]
+            request = mine | request
+        return self.start("steps.py", json.dumps(request))
+
+    @staticmethod
+    def bucket(environment: str) -> str:
+        return f"accession-{environment}"
+
+    @staticmethod
+    def table(environment: str, name: str = "user_book") -> str:
+        return MAPPING.entities[name].table(environment)
+
+    def store(self, environment: str) -> Store:
+        return Store(self.s3, self.bucket(environment), MAPPING.name, environment)
+
+    def prepare(self, environment: str, rows: int, rounds: int = 1) -> Prepared:
+        """Make a library with so many user_books, its tables and bucket; back it up, stage `rounds` times, open it."""
+        source = self.folder / f"{environment}.db"
+        arguments = {"path": str(source), "users": rows // 20, "books": rows // 10, "user_books": rows}
+        self.finish(self.start("steps.py", json.dumps({"step": "sample", **arguments, "orphans": 0, "odd": 0})))
+        self.create_tables(environment)
+        bucket = self.bucket(environment)
+        self.s3.create_bucket(Bucket=bucket)
+        here = {"bucket": bucket, "environment": environment}
+        costs = {"backup": self.step(step="backup", source=str(source), **here) | {"rows": rows}}
+        run = costs["backup"]["run"]
+        source.unlink()
+        id_maps: dict[str, str] = {}
+        for name, parents in PARENTS.items():
+            given = {parent: id_maps[parent] for parent in parents}
+            tries = []
+            for _ in range(rounds):
+                self.s3.delete_object(
+                    Bucket=bucket, Key=f"book_library/{environment}/runs/{run}/changes/{name}/index.json"
+                )
+                tries.append(self.step(step="stage", name=name, run=run, id_maps=given, **here))
+            costs[f"stage.{name}"] = median(tries)
+            id_maps[name] = costs[f"stage.{name}"]["id_map"]
+        costs["plan"] = self.step(step="plan", run=run, **here)
+        epoch = self.step(step="open", run=run, **here)["epoch"]
+        return Prepared(environment, run, epoch, rows, costs)
+
+    def create_tables(self, environment: str) -> None:
+        """The tables of the mapping, in the stand-in."""
+        for entity in MAPPING.entities.values():
+            names = {entity.target.key, *(name for names in entity.indexes.values() for name in names)}
+            request = {
+                "TableName": entity.table(environment),
+                "KeySchema": [{"AttributeName": entity.target.key, "KeyType": "HASH"}],
+                "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in sorted(names)],
+                "GlobalSecondaryIndexes": [
+                    {
+                        "IndexName": index,
+                        "KeySchema": [
+                            {"AttributeName": name, "KeyType": kind}
+                            for name, kind in zip(names, ("HASH", "RANGE"), strict=False)
+                        ],
+                        "Projection": {"ProjectionType": "ALL"},
+                    }
+                    for index, names in entity.indexes.items()
+                ],
+            }
+            self.tell("CreateTable", **request)
+
+    def forget_progress(self, library: Prepared) -> None:
+        """As if no part had been begun: else the next execution reads first what is there."""
+        store = self.store(library.environment)
+        for path in list(store.list(f"runs/{library.run}/progress/")):
+            self.s3.delete_object(Bucket=store.bucket, Key=store.prefix + path)
+
+    def read_items(self, library: Prepared, name: str = "user_book") -> Iterator[dict[str, Any]]:
+        """The items of a change set, as typed JSON."""
+        store = self.store(library.environment)
+        for part in load_index(store, library.run, name).parts:
+            for line in read_lines(store, library.run, name, part):
+                put = split_put(line)
+                assert put
+                yield orjson.loads(put[1])
+
+
+def median(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result with the median CPU time; the others' times beside it."""
+    ordered = sorted(results, key=lambda result: result["cpu"])
+    middle = dict(ordered[len(ordered) // 2])
+    middle["all"] = [{"wall": result["wall"], "cpu": result["cpu"]} for result in results]
+    return middle
+
+
+@contextmanager
+def open_lab() -> Iterator[Lab]:
+    """Start both servers; stop them and remove every file at the end."""
+    with tempfile.TemporaryDirectory(prefix="accession-bench-") as scratch, start_ministack() as ministack:
+        folder = Path(scratch)
+        server = subprocess.Popen(
+            [sys.executable, str(HERE / "standin.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert server.stdout and server.stdin
+            port = int(server.stdout.readline())
+            kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AIRFLOW"))}
+            kept.pop("PYTHONDONTWRITEBYTECODE", None)
+            environ = kept | ministack.environ | {
+                "AWS_ENDPOINT_URL_S3": ministack.endpoint,
+                "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AIRFLOW_HOME": str(folder / "airflow"),
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+                "PYTHONPATH": os.pathsep.join([str(REPO / "include"), str(REPO / "plugins")]),
+                "TMPDIR": scratch,
+            }  # fmt: skip
+            os.environ.update({name: environ[name] for name in environ if name.startswith("AWS_")})
+            yield Lab(folder, port, server.pid, ministack.endpoint, environ)
+        finally:
+            server.kill()
+            server.wait()
