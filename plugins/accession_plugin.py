@@ -1,10 +1,13 @@
-"""The Airflow plugin of Accession: the run's note."""
+"""The Airflow plugin of Accession: the audit page, its places in the UI, and the run's note."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
 from accession_airflow import listener
+from accession_airflow.links import TAB
+
+PREFIX = "/accession"
 
 
 class AccessionPlugin(AirflowPlugin):
@@ -12,3 +15,25 @@ class AccessionPlugin(AirflowPlugin):
 
     name = "accession"
     listeners: ClassVar = [listener]
+    external_views: ClassVar = [
+        {
+            "name": "Accession",
+            "href": f"{PREFIX}/",
+            "destination": "nav",
+            "category": "browse",
+            "url_route": "accession",
+        },
+        {
+            "name": "Audit",
+            "href": f"{PREFIX}/go?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+            "destination": "dag_run",
+            "url_route": TAB,
+        },
+    ]
+
+    @property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Made when the API server asks for it: FastAPI costs every other process more than a second."""
+        from accession_airflow.page import make_app
+
+        return [{"name": "Accession", "app": make_app(), "url_prefix": PREFIX}]

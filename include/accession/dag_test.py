@@ -54,12 +54,12 @@ def run_dag(
     log = LOCAL / "logs" / f"{dag_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environ = make_environ(home) | dict(environ or {})
-    _prepare_home(home, environ, tell)
+    prepare_home(home, environ, tell)
     with tempfile.TemporaryDirectory(prefix="run-", dir=home) as scratch:
         shutil.copy(home / "airflow.db", scratch)
         environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{scratch}/airflow.db"
         environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = f"{scratch}/logs"
-        command = [_find_airflow(), "dags", "test", dag_id, "--conf", json.dumps(conf)]
+        command = [find_airflow(), "dags", "test", dag_id, "--conf", json.dumps(conf)]
         said: list[str] = []
         with log.open("w") as file, _run(command, environ) as process:
             assert process.stdout
@@ -130,7 +130,7 @@ def _copy(lines: Iterable[str], file: Any) -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _find_airflow() -> str:
+def find_airflow() -> str:
     beside = Path(sys.executable).with_name("airflow")
     airflow = str(beside) if beside.exists() else shutil.which("airflow")
     if not airflow:
@@ -138,7 +138,7 @@ def _find_airflow() -> str:
     return airflow
 
 
-def _prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
+def prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
     """Make the metadata database once per version of Airflow; every run starts from a copy of it."""
     home.mkdir(parents=True, exist_ok=True)
     stamp = home / f"migrated-{version('apache-airflow')}"
@@ -149,7 +149,7 @@ def _prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], 
         tell("  preparing Airflow's database (once)")
         (home / "airflow.db").unlink(missing_ok=True)
         done = subprocess.run(  # noqa: S603
-            [_find_airflow(), "db", "migrate"], env=environ, capture_output=True, text=True, check=False
+            [find_airflow(), "db", "migrate"], env=environ, capture_output=True, text=True, check=False
         )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]

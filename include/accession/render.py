@@ -112,7 +112,7 @@ def describe_report(report: Report) -> dict[str, Any]:
         "totals": totals,
         "rows": list(_draw_rows(report)),
         "timeline": draw_timeline(report.steps),
-        "took": show_span(_measure(report.started_at, report.ended_at)),
+        "took": _show_took(report),
     }
 
 
@@ -214,6 +214,10 @@ def show_span(seconds: float) -> str:
     return show_seconds(seconds) if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
+def _show_took(report: Report) -> str:
+    return show_span(_measure(report.started_at, report.ended_at))
+
+
 def _show_time(text: str) -> str:
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
 
@@ -228,5 +232,6 @@ def make_environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": lambda number: f"{number:,}", "time": _show_time}
+    filters: dict[str, Any] = {"number": lambda number: f"{number:,}", "time": _show_time, "span": _show_took}
+    environment.filters |= filters
     return environment
