@@ -79,11 +79,7 @@ def build(mapping: Mapping) -> None:
         def rollback(run: str, epoch: int, **context: Context):
             return tasks.rollback(mapping.name, context, run=run, epoch=epoch)
 
-        @task(
-            queue=SOURCE_QUEUE,
-            trigger_rule=TriggerRule.ALL_DONE,
-            outlets=[Asset(f"{mapping.name}_{entity}") for entity in mapping.order],
-        )
+        @task(queue=SOURCE_QUEUE, outlets=[Asset(f"{mapping.name}_{entity}") for entity in mapping.order])
         def report(**context: Context):
             return tasks.report(mapping.name, context)
 
@@ -143,8 +139,12 @@ def build(mapping: Mapping) -> None:
                 verify_entity(name)(run)
             application()
 
+        # Teardowns, so that they run when a person marks the run failed, and again when a writer is cleared. The report
+        # comes last whatever was skipped, and alone decides how the run ends.
         undone = rollback(run, epoch).as_teardown(setups=epoch, on_failure_fail_dagrun=True)
-        epoch >> migrate_group >> removed >> verify_group >> undone >> report()
+        reported = report().as_teardown(setups=epoch, on_failure_fail_dagrun=True)
+        reported.operator.trigger_rule = TriggerRule.ALL_DONE
+        epoch >> migrate_group >> removed >> verify_group >> undone >> reported
 
     migrate()
 

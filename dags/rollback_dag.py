@@ -20,7 +20,8 @@ from accession_airflow.approval import PlanApprovalOperator
 from accession_airflow.form import make_params
 from accession_airflow.retries import RETRIES
 
-SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")
+SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # the workers that see the source
+POOL = "dynamodb_writes"
 
 
 def build(mapping: Mapping) -> None:
@@ -42,7 +43,7 @@ def build(mapping: Mapping) -> None:
         def check(**context: Context):
             return tasks.check_rollback(mapping.name, context)
 
-        @task(trigger_rule=TriggerRule.NONE_FAILED)
+        @task(pool=POOL, trigger_rule=TriggerRule.NONE_FAILED)
         def undo(run: str, **context: Context):
             return tasks.undo_target(mapping.name, context, run=run)
 

@@ -50,7 +50,7 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     assert state is not None
     owns = state.open is not None and state.open.run == manifest.run
     # A run that was left open and resumed ends anew, though its first end may be the last record.
-    recorded = None if owns else _find_recorded(store, manifest.run, state)
+    recorded = None if owns else _find_recorded(store, manifest, state)
     if recorded is not None:
         return recorded
     _merge_verifications(store, mapping, manifest.run)
@@ -127,17 +127,19 @@ def unseal_target(store: Store, reason: str, by: str) -> LogRecord | None:
     )
 
 
-def _find_recorded(store: Store, run: str, state: State) -> Report | None:
-    """The report, when the register's last record says that this run has just ended with it (a retried task)."""
-    found = store.find(log_path(state.log_tail.sequence))
-    if found is None:
-        return None
-    last = LogRecord.model_validate_json(found.data)
-    path = run_path(run, "report.json")
-    report = store.find(path) if last.action == "run" and last.run == run else None
-    if report is None or hashlib.sha256(report.data).hexdigest() != last.artifacts.get(path):
-        return None
-    return Report.model_validate_json(report.data)
+def _find_recorded(store: Store, manifest: Manifest, state: State) -> Report | None:
+    """The report of the run's last end, when it has ended already: a retried or cleared task. What has ended stands."""
+    for sequence in range(state.log_tail.sequence, 0, -1):
+        record = LogRecord.model_validate_json(store.get(log_path(sequence)))
+        if record.at < manifest.started_at[: len("2026-01-05T12:34:56")]:
+            return None  # older than the run
+        if record.action == "run" and record.run == manifest.run:
+            path = run_path(manifest.run, "report.json")
+            report = store.find(path)
+            if report is None or hashlib.sha256(report.data).hexdigest() != record.artifacts.get(path):
+                return None
+            return Report.model_validate_json(report.data)
+    return None
 
 
 def _decide(manifest: Manifest, ended: Ended, facts: "_Facts", owns: bool) -> tuple[Status, str | None]:

@@ -26,3 +26,9 @@ class PlanApprovalOperator(ApprovalOperator):
         if not asks or params.get("dry_run") or params.get("resume") or plan.get("writes") == 0:
             raise AirflowSkipException("nobody is asked")
         return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        # Kept here: after a Reject the base class ends by skipping what follows, and its return value is lost.
+        person = (event.get("responded_by_user") or {}).get("name")
+        context["ti"].xcom_push(key="answer", value={"chosen": event.get("chosen_options"), "by": person})
+        return super().execute_complete(context, event)

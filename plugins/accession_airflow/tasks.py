@@ -190,6 +190,8 @@ def open_run(job: Job, context: Any, run: str) -> int:
     if load_plan(job.store, run).is_empty:
         raise AirflowSkipException("the change set is empty: nothing is to be written")
     state = load_state(job.store)
+    if state is not None and state.head == run:
+        raise AirflowSkipException(f"run {run} is committed already: nothing is to be written")
     mine = state is not None and state.open is not None and state.open.run == run
     if manifest.parent is None and not mine and manifest.policy("existing_items") == "refuse":
         check_empty(job.mapping, manifest.environment, _connect(job))
@@ -241,33 +243,16 @@ def ask_application(job: Job, context: Any) -> int | None:
 
 @body
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
-    """Undo the run if something below `open_run` failed and the params say so; else skip.
-
-    When a person marked the run failed, Airflow skips `report`, and a skip or a success here would end the run green: so
-    the end is reported here, which raises.
-    """
-    if not _has_failed(context):
-        raise AirflowSkipException("everything succeeded: nothing is to be undone")
-    keeps, is_stopped = job.params.on_failure == "keep", _find_states(context, ("report",)) == {"report": "skipped"}
-    if not is_stopped:
-        if keeps:
-            raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
-        return _undo_run(job, context, run)
-    failure = "somebody marked the run failed"
-    try:
-        undone = {} if keeps else _undo_run(job, context, run)
-    except AccessionError as error:
-        keeps, failure = True, f"{failure}; then {error}"
-    _end_run(job, context, run, {"is_verified": False, "is_rolled_back": not keeps, "failure": failure})
-    return undone
-
-
-def _undo_run(job: Job, context: Any, run: str) -> dict[str, Any]:
+    """Undo the run if something below `open_run` failed and the params say so; else skip."""
     from accession.manifest import load_manifest
     from accession.migrate import settle
     from accession.rollback import undo_run
     from accession.state import take_over
 
+    if not _has_failed(context):
+        raise AirflowSkipException("everything succeeded: nothing is to be undone")
+    if job.params.on_failure == "keep":
+        raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
     manifest = load_manifest(job.store, run)
     state = take_over(job.store, run)
     settle()
@@ -292,31 +277,29 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
 @body
 def report(job: Job, context: Any) -> dict[str, Any]:
     """End the run: commit or record it, write the report, say what happened; fail unless all is well."""
-    run = context["ti"].xcom_pull(task_ids="backup", key="run")
-    if run is None:
-        failure = _gather_ended(job, context, None)["failure"]
-        raise RefusedError(f"the run ended before its backup, and nothing was written: {failure}")
-    return _end_run(job, context, run, {})
-
-
-def _end_run(job: Job, context: Any, run: str, known: dict[str, Any]) -> dict[str, Any]:
-    """`known` goes before what the states of the tasks say."""
     from accession.manifest import load_manifest
-    from accession.outcome import Ended, end_run
+    from accession.outcome import end_run
     from accession.report import GOOD, show_summary
 
-    ended = Ended(**_gather_ended(job, context, run) | known)
+    run = context["ti"].xcom_pull(task_ids="backup", key="run")
+    ended = _gather_ended(job, context, run)
+    if run is None:
+        context["ti"].xcom_push(key="note", value="nothing was written, failed")
+        raise RefusedError(f"the run ended before its backup, and nothing was written: {ended.failure}")
     done = end_run(job.store, job.mapping, load_manifest(job.store, run), ended)
     logger.info("%s", show_summary(done))
     logger.info("report: %s", job.store.uri(f"runs/{run}/report.html"))
+    if done.status in GOOD and ended.failure:
+        raise RefusedError(f"run {run} is {done.status} as before, but a cleared task failed: {ended.failure}")
     context["ti"].xcom_push(key="note", value=done.note)  # the listener puts it on the run
     if done.status not in GOOD:
         raise RefusedError(f"run {run} {done.status.replace('_', ' ')}: {done.reason}")
     return {"run": run, "status": done.status, "note": done.note, "report": job.store.uri(f"runs/{run}/report.json")}
 
 
-def _gather_ended(job: Job, context: Any, run: str | None) -> dict[str, Any]:
-    """How the run went, as Airflow saw it: the fields of `Ended`."""
+def _gather_ended(job: Job, context: Any, run: str | None) -> Any:
+    """How the run went, as Airflow saw it."""
+    from accession.outcome import Ended
     from accession.report import Step
 
     ti = context["ti"]
@@ -331,18 +314,18 @@ def _gather_ended(job: Job, context: Any, run: str | None) -> dict[str, Any]:
     answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
     checked = ti.xcom_pull(task_ids="preflight")
     drift = _find_drift(job, run) if run is not None else None
-    return {
-        "is_verified": all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
-        "is_rolled_back": states.get("rollback") == "success",
-        "is_refused": bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
-        "failure": failure,
-        "rejected_by": answer.get("by") if answer.get("chosen") == ["Reject"] else None,
-        "approved_by": answer.get("by") if answer.get("chosen") == ["Approve"] else None,
-        "epoch": ti.xcom_pull(task_ids="open_run"),
-        "preflight": Step(name="preflight", **checked) if checked else None,
-        "source_changed": bool(drift and drift.changed),
-        "source_rows_now": drift.rows_now if drift else None,
-    }
+    return Ended(
+        is_verified=all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
+        is_rolled_back=states.get("rollback") == "success",
+        is_refused=bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
+        failure=failure,
+        rejected_by=answer.get("by") if answer.get("chosen") == ["Reject"] else None,
+        approved_by=answer.get("by") if answer.get("chosen") == ["Approve"] else None,
+        epoch=ti.xcom_pull(task_ids="open_run"),
+        preflight=Step(name="preflight", **checked) if checked else None,
+        source_changed=bool(drift and drift.changed),
+        source_rows_now=drift.rows_now if drift else None,
+    )
 
 
 def _find_drift(job: Job, run: str) -> Any:
