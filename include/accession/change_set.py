@@ -147,6 +147,14 @@ class PartWriter:
         if self._size >= BUFFER_BYTES:
             self._flush()
 
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the file, where writing stopped half-way."""
+        self._gzip.close()
+        self._stream.close()
+
     def _flush(self) -> None:
         self._gzip.write(b"".join(self._lines))
         self._lines.clear()

@@ -303,6 +303,15 @@ class ItemBuilder:
         raise AssertionError("orjson refused an item, but none of its values")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether `text` came from valid UTF-8 (invalid bytes are read as lone surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_same_thing(recorded: bytes, found: bytes) -> bool:
     """Whether two identity digests are of the same thing: any alternative alike, or nothing to compare."""
     if recorded == found or not recorded.strip(b"\0") or not found.strip(b"\0"):
