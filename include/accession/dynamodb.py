@@ -103,7 +103,7 @@ class DynamoDB:
     def describe_table(self, name: str) -> Table:
         """Keys, indexes and status of a table. Read-only. Raises TargetError when there is none."""
         body = orjson.dumps({"TableName": name})
-        found = self._wire.send("describe_table", name, {"TableName": name}, body, patience=LOOK_SECONDS)["Table"]
+        found = self._wire.send("DescribeTable", name, body, patience=LOOK_SECONDS)["Table"]
         types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
         key, *rest = _key_names(found["KeySchema"])
         indexes = found.get("GlobalSecondaryIndexes") or []
@@ -122,7 +122,7 @@ class DynamoDB:
 
     def is_empty(self, table: str) -> bool:
         """Whether a table holds no item at all, by a strongly consistent look. Read-only."""
-        return not any(self._pages("scan", table, {"ConsistentRead": True, "Limit": 1}))
+        return not any(self._pages("Scan", table, {"ConsistentRead": True, "Limit": 1}))
 
     # Writes
 
@@ -163,7 +163,7 @@ class DynamoDB:
         while True:
             body = head + _BETWEEN.join(batch) + b"}}]}}"
             units = float(sum(-(-len(item) // 1024) for item in batch))
-            answer = self._write("batch_write_item", table, {"RequestItems": {table: [{}]}}, body, units)
+            answer = self._write("BatchWriteItem", table, body, units)
             left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in answer["UnprocessedItems"].get(table, ())]
             if len(left) < len(batch):
                 backoff.progress()
@@ -182,7 +182,7 @@ class DynamoDB:
         attributes (the first 70) holds neither its value before nor the one after: so it is safe to repeat.
         """
         try:
-            self._write_one("update_item", table, build_update(key_name, key, before, after))
+            self._write_one("UpdateItem", table, build_update(key_name, key, before, after))
         except ConditionFailedError:
             return False
         return True
@@ -190,7 +190,7 @@ class DynamoDB:
     def put_absent_item(self, table: str, key_name: str, item: TypedItem) -> bool:
         """Put an item where nothing is. False, and nothing changed, when something is there."""
         try:
-            self._write_one("put_item", table, build_put(key_name, item))
+            self._write_one("PutItem", table, build_put(key_name, item))
         except ConditionFailedError as error:
             key = item[key_name]["S"]
             return error.repeated and self.read_items(table, key_name, [key]).get(key) == item
@@ -202,22 +202,21 @@ class DynamoDB:
         False, and nothing changed, when it differs or is gone. Attributes that `before` lacks are not looked at.
         """
         try:
-            self._write_one("delete_item", table, build_delete(key_name, key, before))
+            self._write_one("DeleteItem", table, build_delete(key_name, key, before))
         except ConditionFailedError as error:
             return error.repeated and not self.read_items(table, key_name, [key])
         return True
 
-    def _write_one(self, method: str, table: str, request: dict[str, Any]) -> None:
+    def _write_one(self, operation: str, table: str, request: dict[str, Any]) -> None:
         body = orjson.dumps({"TableName": table, "ReturnConsumedCapacity": "TOTAL", **request})
-        placeholder: dict[str, Any] = {"TableName": table} | {name: {} for name in ("Key", "Item") if name in request}
-        self._write(method, table, placeholder, body, -(-len(body) // 1024))
+        self._write(operation, table, body, -(-len(body) // 1024))
 
-    def _write(self, method: str, table: str, placeholder: dict[str, Any], body: bytes, units: float) -> dict[str, Any]:
+    def _write(self, operation: str, table: str, body: bytes, units: float) -> dict[str, Any]:
         def before() -> None:
             self._rate.acquire(units)
             self._check()
 
-        answer = self._wire.send(method, table, placeholder, body, before=before, throttled=self._slow_down)
+        answer = self._wire.send(operation, table, body, before=before, throttled=self._slow_down)
         consumed = _consumed(answer)
         self._rate.accepted(units if consumed is None else consumed, units)
         with self._lock:
@@ -250,7 +249,7 @@ class DynamoDB:
                 "RequestItems": {table: {"Keys": left, "ConsistentRead": True}},
                 "ReturnConsumedCapacity": "TOTAL",
             }
-            answer = self._read("batch_get_item", table, {"RequestItems": {table: {"Keys": [{}]}}}, body)
+            answer = self._read("BatchGetItem", table, body)
             got = answer["Responses"].get(table, [])
             items += got
             left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
@@ -268,7 +267,7 @@ class DynamoDB:
 
     def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[list[TypedItem]]:
         """The items of one segment of a table, in pages of at most 1 MB; strongly consistent. Read-only."""
-        return self._pages("scan", table, {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments})
+        return self._pages("Scan", table, {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments})
 
     def query_keys(self, table: str, index: str, key_name: str, values: dict[str, TypedValue]) -> list[str]:
         """The table keys that a look-up through an index finds; `values` are the index's key attributes. Read-only.
@@ -283,21 +282,21 @@ class DynamoDB:
             "ExpressionAttributeNames": {"#k": key_name} | names,
             "ExpressionAttributeValues": {f":{number}": value for number, value in enumerate(values.values())},
         }
-        return [item[key_name]["S"] for page in self._pages("query", table, request) for item in page]
+        return [item[key_name]["S"] for page in self._pages("Query", table, request) for item in page]
 
-    def _pages(self, method: str, table: str, request: dict[str, Any]) -> Iterator[list[TypedItem]]:
+    def _pages(self, operation: str, table: str, request: dict[str, Any]) -> Iterator[list[TypedItem]]:
         start: dict[str, Any] = {}
         while True:
             body = {"TableName": table, "ReturnConsumedCapacity": "TOTAL"} | request | start
-            answer = self._read(method, table, {"TableName": table}, body)
+            answer = self._read(operation, table, body)
             if answer["Items"]:
                 yield answer["Items"]
             if not answer.get("LastEvaluatedKey"):  # an empty page is not the last one
                 return
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
-    def _read(self, method: str, table: str, placeholder: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-        answer = self._wire.send(method, table, placeholder, orjson.dumps(body), throttled=self._count_throttle)
+    def _read(self, operation: str, table: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._wire.send(operation, table, orjson.dumps(body), throttled=self._count_throttle)
         with self._lock:
             self._read_units += _consumed(answer) or 0.0
         return answer

@@ -1,8 +1,7 @@
 """One request to DynamoDB: prepared bytes out, the answer's bytes in, retried until it is a yes or a no.
 
-botocore's own serialiser and parser cost more than all the rest of a request. Its events let our bytes in and the
-answer's bytes out, so that signing, credentials, endpoints and connections stay botocore's. The events act only while
-this module sends, in its own thread: the same client behaves as ever for everybody else.
+botocore's own serialiser and parser cost more than all the rest of a request, so bytes go through a channel whose
+signing, credentials, endpoint and connections are botocore's. The same client behaves as ever for everybody else.
 
 Retries are done here, not in botocore, since only here can a throttle lower the rate that all writers share.
 """
@@ -12,7 +11,6 @@ import random
 import re
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,6 @@ import orjson
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
-    ClientError,
     ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
@@ -29,8 +26,8 @@ from botocore.exceptions import (
     PartialCredentialsError,
     TokenRetrievalError,
 )
-from botocore.parsers import ResponseParserError
 
+from accession.channel import Answer, Channel, ConnectionBrokenError
 from accession.errors import AccessError, AccessionError, PermanentError, TargetError, TransientError
 from accession.threads import stopped
 
@@ -108,20 +105,6 @@ class _PassingError(Exception):
     """A failure that may pass; whether the request was applied is not known."""
 
 
-_sending = threading.local()  # .body while this thread sends one of ours
-
-
-def _put_body(params: dict[str, Any], **_: Any) -> None:
-    if (body := getattr(_sending, "body", None)) is not None:
-        params["body"] = body
-
-
-def _take_answer(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    if getattr(_sending, "body", None) is not None and response_dict["status_code"] == 200:
-        customized_response_dict["Raw"] = response_dict["body"]
-        response_dict["body"] = b"{}"
-
-
 class Wire:
     """Sends requests through a boto3 client. Safe for many threads.
 
@@ -137,14 +120,13 @@ class Wire:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._client, self._clock, self._sleep, self._jitter = client, clock, sleep, jitter
-        client.meta.events.register("before-call.dynamodb", _put_body, unique_id="accession-body")
-        client.meta.events.register("before-parse.dynamodb", _take_answer, unique_id="accession-answer")
+        self._channel: Channel | None = None
+        self._lock = threading.Lock()
 
     def send(
         self,
-        method: str,
+        operation: str,
         table: str,
-        placeholder: dict[str, Any],
         body: bytes,
         *,
         before: Callable[[], None] = lambda: None,
@@ -153,15 +135,14 @@ class Wire:
     ) -> dict[str, Any]:
         """Send `body` until DynamoDB answers, and return its answer, parsed by orjson alone.
 
-        `method` is the client's, `placeholder` the least that botocore needs to find the endpoint. `before` is called
-        before each attempt, `throttled` after each that was throttled. Raises ConditionFailedError, TargetError,
-        AccessError, PermanentError at once; TransientError after `patience` seconds of failures.
+        `before` is called before each attempt, `throttled` after each that was throttled. Raises ConditionFailedError,
+        TargetError, AccessError, PermanentError at once; TransientError after `patience` seconds of failures.
         """
         backoff, repeated = self.backoff(patience), False
         while True:
             before()
             try:
-                return self._send_once(method, table, placeholder, body)
+                return self._send_once(operation, table, body)
             except ConditionFailedError:
                 raise ConditionFailedError(repeated) from None
             except ThrottledError as error:
@@ -171,7 +152,7 @@ class Wire:
                 repeated, reason = True, str(error)
             if stopped() or not backoff.wait():
                 raise TransientError(
-                    f"{_action(method)} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
+                    f"dynamodb:{operation} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
                     "try again when DynamoDB answers"
                 )
 
@@ -179,34 +160,36 @@ class Wire:
         """Waits for somebody who tries again and again."""
         return Backoff(patience, self._clock, self._sleep, self._jitter)
 
-    def _send_once(self, method: str, table: str, placeholder: dict[str, Any], body: bytes) -> dict[str, Any]:
-        _sending.body = body
+    def _send_once(self, operation: str, table: str, body: bytes) -> dict[str, Any]:
         try:
-            answer = getattr(self._client, method)(**placeholder)
-        except ClientError as error:
-            raise _translate(error, method, table, self._client.meta.region_name) from error
+            answer = (self._channel or self._open_channel()).send(operation, body)
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError) as error:
             raise AccessError(
-                f"{_action(method)} on table {table} needs AWS credentials and found none that work "
+                f"dynamodb:{operation} on table {table} needs AWS credentials and found none that work "
                 f"({type(error).__name__}): set them in the environment or in the Airflow connection"
             ) from error
         except NoRegionError as error:
             raise AccessError("no AWS region is set: set AWS_REGION or the region of the Airflow connection") from error
-        except (ConnectionError, HTTPClientError, ResponseParserError) as error:
+        except ConnectionBrokenError as error:
+            raise _PassingError(str(error)) from error
+        except (ConnectionError, HTTPClientError) as error:  # of a service that hands out credentials
             raise _PassingError(type(error).__name__) from error
         except BotoCoreError as error:
-            raise PermanentError(f"{_action(method)} on table {table} failed: {type(error).__name__}") from error
-        finally:
-            _sending.body = None
-        raw: bytes = answer["Raw"]
-        checksum = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-crc32")
-        if checksum is not None and int(checksum) != zlib.crc32(raw):
+            raise PermanentError(f"dynamodb:{operation} on table {table} failed: {type(error).__name__}") from error
+        if answer.status != 200:
+            raise _translate(answer, operation, table, self._client.meta.region_name)
+        if not answer.is_whole:
             raise _PassingError("damaged answer")
         try:
-            parsed: dict[str, Any] = orjson.loads(raw)
+            parsed: dict[str, Any] = orjson.loads(answer.body)
         except orjson.JSONDecodeError as error:
             raise _PassingError("unreadable answer") from error
         return parsed
+
+    def _open_channel(self) -> Channel:
+        with self._lock:
+            self._channel = self._channel or Channel(self._client)
+        return self._channel
 
 
 class Backoff:
@@ -241,26 +224,25 @@ class Backoff:
         return True
 
 
-def _action(method: str) -> str:
-    return "dynamodb:" + "".join(part.capitalize() for part in method.split("_"))
-
-
-def _translate(error: ClientError, method: str, table: str, region: str) -> Exception:
-    response: dict[str, Any] = dict(error.response)
-    code = str(response.get("Error", {}).get("Code", ""))
-    message = str(response.get("Error", {}).get("Message", ""))
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+def _translate(answer: Answer, operation: str, table: str, region: str) -> Exception:
+    """What an error means. `__type` ends with the code (AWS JSON protocol); a proxy may answer no JSON at all."""
+    try:
+        response = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        response = {}
+    code = str(response.get("__type", "")).rpartition("#")[2]
+    message = str(response.get("message") or response.get("Message") or "")
     if code == "ConditionalCheckFailedException":
         return ConditionFailedError(False)
-    if code in _THROTTLES or status == 429:
+    if code in _THROTTLES or answer.status == 429:
         listed = response.get("ThrottlingReasons") or response.get("throttlingReasons") or []
         return ThrottledError({str(entry["reason"]) for entry in listed if entry.get("reason")})
-    if code in _PASSING or status >= 500:
-        return _PassingError(code if code.isalpha() else f"HTTP {status}")
-    return _permanent(code, message, method, table, region)
+    if code in _PASSING or answer.status >= 500:
+        return _PassingError(code or f"HTTP {answer.status}")
+    return _permanent(code or f"HTTP {answer.status}", message, operation, table, region)
 
 
-def _permanent(code: str, message: str, method: str, table: str, region: str) -> AccessionError:
+def _permanent(code: str, message: str, operation: str, table: str, region: str) -> AccessionError:
     if code in {"ResourceNotFoundException", "TableNotFoundException"}:
         return TargetError(
             f"table {table} does not exist in {region}: run make deploy ENVIRONMENT=<environment> first, "
@@ -268,10 +250,10 @@ def _permanent(code: str, message: str, method: str, table: str, region: str) ->
         )
     if code in _NO_ACCESS:
         return AccessError(
-            f"AWS refused {_action(method)} on table {table} ({code}): allow that action for the credentials in use, "
-            "or use others"
+            f"AWS refused dynamodb:{operation} on table {table} ({code}): allow that action for the credentials in "
+            "use, or use others"
         )
-    return PermanentError(f"DynamoDB refused {_action(method)} on table {table}: {code}: {_without_values(message)}")
+    return PermanentError(f"DynamoDB refused dynamodb:{operation} on table {table}: {code}: {_without_values(message)}")
 
 
 def _without_values(message: str) -> str:

@@ -1,0 +1,112 @@
+"""The way to DynamoDB that a boto3 client knows, asked of it once, so that a request pays for signing and sending only.
+
+botocore works out serialiser, endpoint, user agent, hooks and parser anew for each call: half of a request's CPU time.
+Here its endpoint and its signer (whose credentials refresh themselves) are taken from a call that its own events stop
+before it leaves, and its connections (pool, TLS, proxy, time limits) from its HTTP session: none of these is ours. The
+session is private to botocore: tests/integration/test_dynamodb.py fails when a new version moves it.
+"""
+
+import logging
+import threading
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPMessage
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import urllib3
+from botocore.awsrequest import AWSRequest, AWSResponse
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+# One warning a connection that the server closed would drown the log; each such request is retried and counted.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+_AS_BOTOCORE_SAYS = {"NewConnectionError": "EndpointConnectionError", "ProtocolError": "ConnectionClosedError"}
+
+
+class Answer(NamedTuple):
+    """An HTTP answer. `is_whole`: it matches the checksum that DynamoDB sent with it, if it did."""
+
+    status: int
+    body: bytes
+    is_whole: bool
+
+
+class ConnectionBrokenError(Exception):
+    """Nothing came back; whether the request arrived is not known. The message names the kind of failure."""
+
+
+class _Nothing:
+    """The body of an answer that nobody sent."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield b"{}"
+
+
+class Channel:
+    """Sends prepared bytes to where `client` would. Safe for many threads.
+
+    Raises botocore's own errors where a region or credentials are missing, ConnectionBrokenError when sending fails.
+    """
+
+    def __init__(self, client: "DynamoDBClient") -> None:
+        known: dict[str, Any] = {}
+        thread = threading.get_ident()
+
+        def keep_signer(request_signer: Any, **_: Any) -> None:
+            if threading.get_ident() == thread:
+                known["signer"] = request_signer
+
+        def stop(request: Any, **_: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            known["url"] = request.url
+            return AWSResponse(request.url, 200, HTTPMessage(), _Nothing())  # type: ignore[arg-type]
+
+        events = client.meta.events
+        events.register("before-sign.dynamodb.DescribeLimits", keep_signer)
+        events.register("before-send.dynamodb.DescribeLimits", stop)
+        try:
+            client.describe_limits()
+        finally:
+            events.unregister("before-sign.dynamodb.DescribeLimits", keep_signer)
+            events.unregister("before-send.dynamodb.DescribeLimits", stop)
+        self._url, self._signer = known["url"], known["signer"]
+        self._user_agent = client.meta.config.user_agent  # type: ignore[attr-defined]
+        self._pool, self._target = _open_pool(client, self._url)
+
+    def send(self, operation: str, body: bytes) -> Answer:
+        """POST `body` for `operation` ("BatchWriteItem"), signed; one attempt."""
+        headers = {
+            "Content-Type": "application/x-amz-json-1.0",
+            "X-Amz-Target": f"DynamoDB_20120810.{operation}",
+            "User-Agent": self._user_agent,
+        }
+        request = AWSRequest("POST", self._url, headers, body)
+        self._signer.sign(operation, request)
+        try:
+            answer = self._pool.urlopen(
+                "POST",
+                self._target,
+                body=body,
+                headers=dict(request.headers.items()),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            name = type(error).__name__
+            raise ConnectionBrokenError(_AS_BOTOCORE_SAYS.get(name, name)) from error
+        checksum = answer.headers.get("x-amz-crc32")
+        return Answer(answer.status, answer.data, checksum is None or int(checksum) == zlib.crc32(answer.data))
+
+
+def _open_pool(client: Any, url: str) -> tuple[urllib3.HTTPConnectionPool, str]:
+    """The connections that botocore would use for `url`, and what to ask of them; as URLLib3Session.send finds them."""
+    session = client._endpoint.http_session
+    proxy = session._proxy_config.proxy_url_for(url)
+    pool = session._get_connection_manager(url, proxy).connection_from_url(url)
+    session._setup_ssl_cert(pool, url, session._verify)
+    return pool, session._get_request_target(url, proxy)
