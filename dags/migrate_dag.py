@@ -33,6 +33,7 @@ from accession_airflow import tasks
 from accession_airflow.alerts import make_alerts
 from accession_airflow.approval import PlanApprovalOperator
 from accession_airflow.form import make_params
+from accession_airflow.links import AuditLink
 from accession_airflow.retries import RETRIES
 
 SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # the workers that see the source

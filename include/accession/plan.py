@@ -225,10 +225,11 @@ def _show_import(plan: Plan) -> list[str]:
     ]
 
 
-def show_plan(plan: Plan) -> str:
-    """The plan as Markdown, for the approval and the log."""
+def show_plan(plan: Plan, *, samples: bool = True) -> str:
+    """The plan as Markdown: with samples of the changes for the approval, without them for the log."""
+    left_out = f", {plan.rejected:,} rows are left out" if plan.rejected else ""
     lines = [
-        f"**Run {plan.run}**",
+        f"**Run {plan.run}: {plan.writes:,} items to write{left_out}**",
         "",
         "| entity | table | put | update | delete | unchanged | rejected | conflicts |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -244,7 +245,7 @@ def show_plan(plan: Plan) -> str:
     ]
     lines += _show_import(plan)
     for name, entity in plan.entities.items():
-        if entity.samples:
+        if samples and entity.samples:
             lines += ["", f"**{name}**, for example", ""]
             lines += [f"- `{sample.replace('`', 'ʼ')}`" for sample in entity.samples]
     return "\n".join(lines)

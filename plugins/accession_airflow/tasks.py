@@ -165,10 +165,9 @@ def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
     from accession.plan import make_plan, refuse_plan, show_plan
 
     made = make_plan(job.store, job.mapping, load_manifest(job.store, run))
-    text = show_plan(made)
-    logger.info("%s", text)
+    logger.info("%s", show_plan(made, samples=False))
     refuse_plan(made)
-    return {"writes": made.writes, "write_units": made.write_units, "text": text}
+    return {"writes": made.writes, "write_units": made.write_units, "text": show_plan(made)}
 
 
 @body
