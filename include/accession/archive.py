@@ -207,7 +207,10 @@ def watch_run(store: Store, mapping: Mapping, dossier: Dossier, now: datetime | 
         ],
         [("plan", int(plan is not None), 1, f"{plan.writes:,} items to write" if plan else "", ())],
         [("open_run", int(is_open), 1, "" if is_open else "a person is asked first, when the run wants it", ())],
-        [(n, w.parts_done, w.parts, w.note, mapping.parents[n]) for n, w in writers.items()],
+        [
+            (n, w.parts_done, w.parts, w.note, mapping.parents[n])
+            for n, w in ((n, writers.get(n, NOT_STAGED)) for n in names)
+        ],
         [(n, int(n in proved), 1, "", ()) for n in names],
     ]
     steps: list[Step] = []
@@ -234,8 +237,13 @@ class _Writes(NamedTuple):
 
     @property
     def note(self) -> str:
+        if not self.items:
+            return ""
         at_work = self.parts_begun - self.parts_done
         return f"{self.items_done:,} of {self.items:,} items" + (f", {at_work:,} parts at work" if at_work > 0 else "")
+
+
+NOT_STAGED = _Writes(parts=1, parts_begun=0, parts_done=0, items=0, items_done=0)
 
 
 def _count_writes(run: str, name: str, index: Index, marks: set[str]) -> _Writes:
