@@ -145,6 +145,7 @@ def build(mapping: Mapping) -> None:
         undone = rollback(run, epoch).as_teardown(setups=epoch, on_failure_fail_dagrun=True)
         reported = report().as_teardown(setups=epoch, on_failure_fail_dagrun=True)
         reported.operator.trigger_rule = TriggerRule.ALL_DONE
+        reported.operator.operator_extra_links = (AuditLink(),)
         epoch >> migrate_group >> removed >> verify_group >> undone >> reported
 
     migrate()
