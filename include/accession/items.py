@@ -143,6 +143,7 @@ class ItemBuilder:
                 limits[name] = min(limit, limits.get(name, limit))
         # A new id is a UUID, far below any limit.
         self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
+        self._indexes = tuple(entity.indexes.values())
         self._sensitive = {a.column for a in entity.attributes.values() if a.sensitive}
         self._references = [
             (
@@ -192,7 +193,8 @@ class ItemBuilder:
         adjusted = 0
         for name, position, convert, default, is_index_key in self._fields:
             value = row[position]
-            if value is None or value == "" or (value == b"" and is_index_key):
+            # NULL and '', but not 0; of index keys the empty BLOB too.
+            if not value and (value is None or value == "" or (value == b"" and is_index_key)):
                 if default is not None:
                     item[name] = default
                     continue
@@ -290,7 +292,10 @@ class ItemBuilder:
 
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""
-        copies = 1 + sum(all(name in item for name in names) for names in self.entity.indexes.values())
+        copies = 1
+        for names in self._indexes:
+            if all(map(item.__contains__, names)):
+                copies += 1
         return copies * -(-size // WRITE_UNIT_BYTES)
 
     def _find_invalid_text(self, item: TypedItem) -> Reject:
