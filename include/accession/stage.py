@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,7 @@ from accession.items import (
     TypedItem,
     checksum_item,
     is_same_thing,
+    is_unicode,
     measure_item,
 )
 from accession.manifest import Manifest, fetch_backup, run_path
@@ -108,7 +110,9 @@ def stage_entity(
         index = _repeat_head(store, manifest, name)
     else:
         with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-            index = _Staging(store, mapping, manifest, name, dynamodb, Path(folder)).stage(id_maps)
+            staging = _Staging(store, mapping, manifest, name, dynamodb, Path(folder))
+            with staging.files:
+                index = staging.stage(id_maps)
     store.claim(index_path(manifest.run, name), index.dump())
     return load_index(store, manifest.run, name)
 
@@ -142,6 +146,7 @@ class _Staging:
         self.now = manifest.started_at
         # The tables of a first run were found empty, unless the params say that something may be there.
         self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
+        self.files = ExitStack()  # open until staging ends, wherever it ends
         self.counts: dict[str, int] = {}
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
@@ -151,7 +156,9 @@ class _Staging:
         started = datetime.now(UTC).isoformat()
         read_before = self.dynamodb.consumed_read_units
         head = self._fetch_head()
-        snapshot = open_snapshot(fetch_backup(self.store, self.manifest, self.folder))
+        snapshot = self.files.enter_context(
+            closing(open_snapshot(fetch_backup(self.store, self.manifest, self.folder)))
+        )
         for parent, uri in id_maps.items():
             attach(
                 snapshot,
@@ -166,10 +173,13 @@ class _Staging:
         lines = rows + (count_entries(head) if head else 0)
         per_part = max(int(self.manifest.policy("rows_per_part")), -(-lines // MAX_PARTS))
         map_file = self.folder / f"{self.name}.db"
-        self.id_map = create_id_map(
-            map_file, self._find_affinity(snapshot), snapshot.execute("PRAGMA encoding").fetchone()[0]
+        encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
+        self.id_map = self.files.enter_context(
+            closing(create_id_map(map_file, self._find_affinity(snapshot), encoding))
         )
-        self.parts = PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder)
+        self.parts = self.files.enter_context(
+            PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder)
+        )
         self.parents = snapshot
         progress = Progress(f"stage {self.name}", rows, "rows")
 
@@ -177,7 +187,7 @@ class _Staging:
         for row in snapshot.execute(self._select(table, key, head is not None)):
             self._stage_row(row, previous)
             previous = row[0]
-            if len(self.entries) >= BATCH_ENTRIES:
+            if len(self.entries) + len(self.rejects) >= BATCH_ENTRIES:
                 self._flush_entries()
             progress.add(1)
         if head is not None:
@@ -185,11 +195,9 @@ class _Staging:
                 self._stage_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
         self._decide()
         self._flush_entries()
-        add_rejects(self.id_map, self.rejects)
         if head is not None:
             copy_tombstones(self.id_map, head)
         finish_id_map(self.id_map)
-        snapshot.close()
         progress.finish()
 
         map_path = run_path(self.manifest.run, f"id_map/{self.name}.db")
@@ -327,12 +335,10 @@ class _Staging:
         """An orphan whose parent is in the source says that the parent was rejected."""
         if orphan.old_key is None:
             return f"{orphan.column} is NULL, it must refer to a {orphan.parent}"
+        if isinstance(orphan.old_key, str) and not is_unicode(orphan.old_key):
+            return str(orphan)  # SQLite cannot be asked for it
         query = f"SELECT 1 FROM map_{orphan.parent}.rejects WHERE old_key = ?"
-        try:
-            rejected = self.parents.execute(query, (orphan.old_key,)).fetchone()
-        except UnicodeEncodeError:
-            rejected = None
-        if rejected:
+        if self.parents.execute(query, (orphan.old_key,)).fetchone():
             return f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
         return str(orphan)
 
@@ -432,7 +438,9 @@ class _Staging:
 
     def _flush_entries(self) -> None:
         add_entries(self.id_map, self.entries)
+        add_rejects(self.id_map, self.rejects)
         self.entries.clear()
+        self.rejects.clear()
 
 
 def _keep(old_key: Any, recorded: Recorded, state: State, latest: int) -> Entry:
