@@ -42,6 +42,7 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 	$(COMPILE) --group dev requirements.txt -o requirements.lock
 	echo ministack | $(COMPILE) - -o requirements-ministack.lock
 	echo uv | $(COMPILE) - -o requirements-uv.lock
+	$(COMPILE) tests/bench/requirements.txt -o tests/bench/requirements.lock
 
 # The main job. CONF goes through the environment, where its quotes are safe.
 
@@ -66,11 +67,75 @@ rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a finished ru
 audit: $(READY) ## ENVIRONMENT=dev: verify the register and every artifact, list all runs
 	@$(PYTHON) -m accession.local audit --environment "$${ENVIRONMENT:-}"
 
+# The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on Celery workers.
+
+COMPOSE := docker compose
+ALL := --profile local-aws --profile celery
+
+.env: | .env.example
+	@umask 077; secret() { head -c "$$1" /dev/urandom | base64 | tr -d '\n' | tr '+/' '-_'; }; \
+	uid=$$(id -u); [ "$$uid" != 0 ] || uid=50000; \
+	while IFS= read -r line; do \
+	  case $$line in \
+	    *=@secret@) line=$${line/@secret@/$$(secret 24)};; \
+	    *=@fernet@) line=$${line/@fernet@/$$(secret 32)};; \
+	    *=@key@) line=$${line/@key@/$$(secret 48)};; \
+	  esac; \
+	  printf '%s\n' "$${line/@uid@/$$uid}"; \
+	done < .env.example > .env.new; mv .env.new .env; echo "Wrote .env with secrets of its own."
+
+.PHONY: up
+up: .env ## [WORKERS=3]: the stack in Docker, with a local AWS and a sample library, on 127.0.0.1
+	@mkdir -p data; [ "$$(id -u)" != 0 ] || chown "$$(sed -n 's/^AIRFLOW_UID=//p' .env):0" data
+	@if [ "$${WORKERS:-}" ]; then \
+	  export EXECUTOR=CeleryExecutor COMPOSE_PROFILES="$$(sed -n 's/^COMPOSE_PROFILES=//p' .env),celery"; \
+	fi; \
+	$(COMPOSE) up --detach --build --wait --wait-timeout 600 $${WORKERS:+--scale worker=$$WORKERS} || { \
+	  $(COMPOSE) $(ALL) ps --all; echo "The stack is not healthy: docker compose logs tells why." >&2; exit 1; }
+	@echo "Airflow:  http://localhost:$$($(COMPOSE) port api-server 8080 | sed 's/.*://')"
+	@echo "user:     $$(sed -n 's/^UI_USER=//p' .env)"
+	@echo "password: sed -n 's/^UI_PASSWORD=//p' .env"
+
+.PHONY: down
+down: .env ## stop the stack; runs, tables and artifacts stay
+	@$(COMPOSE) $(ALL) down --remove-orphans
+
+.PHONY: clean
+clean: .env ## stop the stack and remove its runs, tables, artifacts and image; .env and ./data stay
+	@image=$$($(COMPOSE) config --images init); \
+	$(COMPOSE) $(ALL) down --remove-orphans --volumes; \
+	docker image rm "$$image" >/dev/null 2>&1 || true
+
+.PHONY: test-stack
+test-stack: $(READY) ## the stack for real: a run, a restart, a killed worker (needs a Docker engine; 10 minutes)
+	@$(PYTHON) -m pytest tests/stack -s -x -rs
+
+# The bench has an environment of its own: a contender and the chart tool, which are none of our requirements.
+
+BENCH := tests/bench/.venv/.ready
+
+.PHONY: bench
+bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (25 minutes; QUICK=1: three, small numbers)
+	@$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick)
+
+$(BENCH): tests/bench/requirements.lock
+	@$(BASE_PYTHON) -m venv --without-pip tests/bench/.venv
+	@UV_COMPILE_BYTECODE=1 $(UV) pip sync --quiet --require-hashes --python tests/bench/.venv/bin/python $<
+	@touch $@
+
 # Quality
 
 .PHONY: test
 test: $(READY) ## unit, integration, fault and DAG tests, against a real MiniStack
 	@$(PYTHON) -m pytest
+
+.PHONY: test-slow
+test-slow: $(READY) ## the long suites: hundreds of random histories against the model
+	@$(PYTHON) -m pytest -m slow
+
+.PHONY: test-readme
+test-readme: $(READY) ## every command of the README as it stands, a killed run and its resume too (3 minutes)
+	@$(PYTHON) -m pytest tests/readme
 
 .PHONY: check
 check: $(READY) ## lint, format, types
