@@ -6,7 +6,7 @@ The types are in values.py.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 def canonical_json(item: TypedItem) -> bytes:
     """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
     for value in item.values():
-        if "S" not in value:
+        if "S" not in value and value != NULL and _canonical(value) != value:
             item = {name: _canonical(value) for name, value in item.items()}
             break
     return orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
@@ -143,6 +143,7 @@ class ItemBuilder:
                 limits[name] = min(limit, limits.get(name, limit))
         # A new id is a UUID, far below any limit.
         self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
+        self._identity = [(names, orjson.dumps(names)) for names in entity.identity]
         self._indexes = tuple(entity.indexes.values())
         self._sensitive = {a.column for a in entity.attributes.values() if a.sensitive}
         self._references = [
@@ -236,9 +237,12 @@ class ItemBuilder:
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
     def digest_identity(self, item: TypedItem) -> bytes:
-        """Eight bytes an identity alternative, keyed with the namespace; zeros for one that holds a NULL."""
+        """Eight bytes an identity alternative, keyed with the namespace; zeros for one that holds a NULL.
+
+        The names are digested too, so that alternatives may be added, removed or put in another order later.
+        """
         digests = []
-        for names in self.entity.identity:
+        for names, prefix in self._identity:
             values = [item.get(name, NULL) for name in names]
             if NULL in values:
                 digests.append(b"\0" * 8)
@@ -247,7 +251,7 @@ class ItemBuilder:
                     data = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
                 except orjson.JSONEncodeError:
                     raise self._find_invalid_text(item) from None
-                digests.append(hashlib.blake2b(data, digest_size=8, key=self._namespace).digest())
+                digests.append(hashlib.blake2b(prefix + data, digest_size=8, key=self._namespace).digest())
         return b"".join(digests)
 
     def make_id(self, old_key: int | str, generation: int) -> str:
@@ -321,9 +325,8 @@ def is_same_thing(recorded: bytes, found: bytes) -> bool:
     """Whether two identity digests are of the same thing: any alternative alike, or nothing to compare."""
     if recorded == found or not recorded.strip(b"\0") or not found.strip(b"\0"):
         return True
-    alternatives = zip(_split(recorded), _split(found), strict=False)
-    return any(one == other and one.strip(b"\0") for one, other in alternatives)
+    return any(one.strip(b"\0") for one in _split(recorded) & _split(found))
 
 
-def _split(digests: bytes) -> Iterable[bytes]:
-    return (digests[i : i + 8] for i in range(0, len(digests), 8))
+def _split(digests: bytes) -> set[bytes]:
+    return {digests[i : i + 8] for i in range(0, len(digests), 8)}

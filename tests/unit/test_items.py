@@ -305,6 +305,25 @@ def test_without_identity_a_key_is_always_the_same_thing() -> None:
     assert is_same_thing(*(builder.digest_identity(builder.convert((text,))[0]) for text in "xy"))
 
 
+def test_alternatives_may_be_added_removed_and_put_in_another_order() -> None:
+    def digest(*identity: list[str]) -> bytes:
+        attributes = {name: {"column": name, "type": "string"} for name in ("username", "email")}
+        builder = make_builder(attributes=attributes, identity=list(identity))
+        return builder.digest_identity(builder.convert(("ada", "ada@example.org"))[0])
+
+    then = digest(["username"], ["email"])
+    for now in (digest(["email"], ["username"]), digest(["email"]), digest(["username", "email"], ["username"])):
+        assert is_same_thing(then, now)
+    assert not is_same_thing(digest(["username"]), digest(["email"]))
+
+
+def test_one_value_in_two_attributes_is_not_taken_for_the_other() -> None:
+    attributes = {name: {"column": name, "type": "string"} for name in ("username", "email")}
+    builder = make_builder(attributes=attributes, identity=[["username"], ["email"]])
+    one, other = (builder.digest_identity(builder.convert(row)[0]) for row in (("x", "y"), ("y", "x")))
+    assert not is_same_thing(one, other)
+
+
 def test_fields_do_not_run_into_each_other() -> None:
     one, other = make_digests(("1", "ab", "c"), ("2", "a", "bc"))
     assert not is_same_thing(one, other)
