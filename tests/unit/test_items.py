@@ -37,7 +37,9 @@ attribute = st.one_of(
     st.just(NULL),
     st.binary(max_size=9).map(lambda data: {"B": base64.b64encode(data).decode()}),
     st.sets(st.text(min_size=1, max_size=3), min_size=1).map(lambda texts: {"SS": list(texts)}),
-    st.sets(st.integers(), min_size=1, max_size=4).map(lambda numbers: {"NS": [str(number) for number in numbers]}),
+    st.sets(st.integers(-(10**37), 10**37), min_size=1, max_size=4).map(
+        lambda numbers: {"NS": [str(number) for number in numbers]}
+    ),
 )
 nested = st.recursive(
     attribute,
