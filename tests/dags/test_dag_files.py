@@ -1,0 +1,349 @@
+"""The DAG files: they import, cost little, are wired as the design says, and keep to the rules of the house."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accession import errors
+from accession.params import MigrateParams, RollbackParams
+
+REPO = Path(__file__).parents[2]
+MIGRATE, ROLLBACK = "migrate_book_library", "rollback_book_library"
+PERMANENT = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.PermanentError)]
+ENTITIES = ("user", "book", "user_book")
+
+PARSE = """
+import importlib.util, json, statistics, sys, time
+import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers.standard.decorators.python
+before = set(sys.modules)
+
+def parse(path):
+    spec = importlib.util.spec_from_file_location("parsed", path)
+    start = time.process_time()
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    return time.process_time() - start
+
+seconds = {path: statistics.median(parse(path) for _ in range(9)) for path in sys.argv[1:]}
+print("RESULT", json.dumps({"seconds": seconds, "modules": sorted(sys.modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def dags(airflow_home: Path) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(REPO / "dags"))
+    assert bag.import_errors == {}
+    return dict(bag.dags)
+
+
+@pytest.fixture(scope="module")
+def migrate(dags: dict[str, Any]) -> Any:
+    return dags[MIGRATE]
+
+
+@pytest.fixture(scope="module")
+def rollback(dags: dict[str, Any]) -> Any:
+    return dags[ROLLBACK]
+
+
+def run_python(code: str, *arguments: str, **environ: str) -> Any:
+    """What a fresh process, that sees what a worker sees, prints after RESULT."""
+    paths = os.pathsep.join([str(REPO / "include"), str(REPO / "plugins")])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": paths, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.rpartition("RESULT")[2])
+
+
+@pytest.fixture(scope="module")
+def parsed(airflow_home: Path) -> Any:
+    return run_python(PARSE, str(REPO / "dags/migrate_dag.py"), str(REPO / "dags/rollback_dag.py"))
+
+
+# Cost
+
+
+def test_parsing_a_dag_file_takes_less_than_60_ms(parsed: Any) -> None:
+    """Of processor time: every worker parses the file again for every task."""
+    assert len(parsed["seconds"]) == 2
+    assert max(parsed["seconds"].values()) < 0.06
+
+
+@pytest.mark.parametrize("heavy", ["boto3", "botocore", "airflow.providers.amazon.aws", "orjson", "fastapi"])
+def test_parsing_imports_nothing_heavy(parsed: Any, heavy: str) -> None:
+    assert [name for name in parsed["modules"] if name == heavy or name.startswith(heavy + ".")] == []
+
+
+# Wiring
+
+
+def test_each_mapping_has_its_two_dags(dags: dict[str, Any]) -> None:
+    names = [path.stem for path in (REPO / "include/mappings").glob("*.yaml")]
+    assert sorted(dags) == sorted(f"{kind}_{name}" for name in names for kind in ("migrate", "rollback"))
+
+
+def test_the_migration_has_the_tasks_of_the_design(migrate: Any) -> None:
+    groups = {f"{group}.{entity}" for group in ("stage", "migrate", "verify") for entity in ENTITIES}
+    single = {"preflight", "backup", "plan", "approve", "open_run", "remove", "rollback", "report"}
+    assert set(migrate.task_ids) == groups | single | {"verify.application"}
+
+
+@pytest.mark.parametrize(
+    ("task", "after"),
+    [
+        ("preflight", []),
+        ("backup", ["preflight"]),
+        ("stage.user", ["backup"]),
+        ("stage.book", ["backup"]),
+        ("stage.user_book", ["backup", "stage.book", "stage.user"]),
+        ("plan", ["backup", "stage.user_book"]),
+        ("approve", ["plan"]),
+        ("open_run", ["approve", "backup"]),
+        ("migrate.user", ["backup", "open_run", "stage.user"]),
+        ("migrate.book", ["backup", "open_run", "stage.book"]),
+        ("migrate.user_book", ["backup", "migrate.book", "migrate.user", "open_run", "stage.user_book"]),
+        ("remove", ["backup", "migrate.user_book", "open_run"]),
+        ("verify.user", ["backup", "remove"]),
+        ("verify.book", ["backup", "remove"]),
+        ("verify.user_book", ["backup", "remove"]),
+        ("verify.application", ["remove"]),
+        ("report", ["open_run", "rollback"]),
+    ],
+)
+def test_what_comes_before_a_task(migrate: Any, task: str, after: list[str]) -> None:
+    assert sorted(migrate.task_dict[task].upstream_task_ids) == after
+
+
+def test_the_rollback_comes_after_every_writer_and_every_proof(migrate: Any) -> None:
+    before = migrate.task_dict["rollback"].get_flat_relative_ids(upstream=True)
+    assert {task for task in migrate.task_ids if task.split(".")[0] in ("migrate", "remove", "verify")} <= before
+
+
+def test_the_rollback_is_the_teardown_of_open_run_and_fails_the_run(migrate: Any) -> None:
+    rollback = migrate.task_dict["rollback"]
+    assert rollback.is_teardown
+    assert rollback.on_failure_fail_dagrun
+    assert [task for task in migrate.task_ids if migrate.task_dict[task].is_setup] == ["open_run"]
+
+
+def test_the_report_is_the_last_task_and_decides_the_end_of_the_run(migrate: Any) -> None:
+    """A teardown, since these run when a person marks the run failed; but not only when open_run succeeded."""
+    assert [task.task_id for task in migrate.leaves] == ["report"]
+    report = migrate.task_dict["report"]
+    assert report.is_teardown
+    assert report.on_failure_fail_dagrun
+    assert report.trigger_rule == "all_done"
+
+
+def test_only_the_gate_goes_on_after_a_skip(migrate: Any) -> None:
+    rules = {task_id: task.trigger_rule.value for task_id, task in migrate.task_dict.items()}
+    assert rules.pop("open_run") == "none_failed"
+    assert rules.pop("report") == "all_done"
+    assert rules.pop("rollback") == "all_done_setup_success"
+    assert set(rules.values()) == {"all_success"}
+
+
+def test_writers_and_nobody_else_share_a_pool(migrate: Any, rollback: Any) -> None:
+    pooled = {task_id for task_id, task in migrate.task_dict.items() if task.pool == "dynamodb_writes"}
+    assert pooled == {*(f"migrate.{entity}" for entity in ENTITIES), "remove", "rollback"}
+    assert rollback.task_dict["undo"].pool == "dynamodb_writes"
+
+
+def test_what_sees_the_source_shares_a_queue() -> None:
+    """Set by ACCESSION_SOURCE_QUEUE when the file is parsed."""
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from airflow.dag_processing.dagbag import DagBag\n"
+        "dags = DagBag(sys.argv[1]).dags\n"
+        "print('RESULT', json.dumps(sorted(t.task_id for d in dags.values() for t in d.tasks if t.queue == 'library')))"
+    )
+    found = run_python(code, str(REPO / "dags"), ACCESSION_SOURCE_QUEUE="library")
+    assert found == ["backup", "preflight", "report", "restore"]
+
+
+def test_parts_are_mapped_and_labelled(migrate: Any) -> None:
+    for entity in ENTITIES:
+        task = migrate.task_dict[f"migrate.{entity}"]
+        assert task.is_mapped
+        assert "label" in task.map_index_template
+
+
+def test_one_run_at_a_time_and_none_of_the_past(dags: dict[str, Any]) -> None:
+    assert {dag.max_active_runs for dag in dags.values()} == {1}
+    assert not any(dag.catchup for dag in dags.values())
+
+
+def test_a_run_announces_its_tables(migrate: Any) -> None:
+    names = [asset.name for asset in migrate.task_dict["report"].outlets]
+    assert names == [f"book_library_{entity}" for entity in ENTITIES]
+
+
+def test_the_undo_asks_before_it_writes(rollback: Any) -> None:
+    assert [task.task_id for task in rollback.topological_sort()] == ["check", "approve", "undo", "restore"]
+
+
+@pytest.mark.parametrize("file", ["migrate_dag.py", "rollback_dag.py"])
+def test_the_manual_is_the_docstring(dags: dict[str, Any], file: str) -> None:
+    dag = dags[f"{file.removesuffix('_dag.py')}_book_library"]
+    assert dag.doc_md == ast.get_docstring(ast.parse((REPO / "dags" / file).read_text()), clean=False)
+    assert all(f"`{task_id.split('.')[0]}`" in dag.doc_md for task_id in dag.task_ids if dag.dag_id == MIGRATE)
+
+
+# The form
+
+
+@pytest.mark.parametrize(("dag_id", "model"), [(MIGRATE, MigrateParams), (ROLLBACK, RollbackParams)])
+def test_every_param_explains_itself(dags: dict[str, Any], dag_id: str, model: Any) -> None:
+    params = dags[dag_id].params
+    assert list(params) == list(model.model_fields)
+    for name in params:
+        schema, default = params.get_param(name).schema, params.get_param(name).value
+        assert schema.get("type") or schema.get("enum"), name
+        assert re.match(r"\d\. \w", schema["section"]), name
+        assert schema["title"], name
+        assert params.get_param(name).description or schema.get("description_md"), name
+        assert default == model.model_fields[name].default, name
+
+
+def test_the_form_refuses_what_the_params_refuse(migrate: Any) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    for name, value in {
+        "environment": "no spaces",
+        "rows_per_part": 10,
+        "max_rejects": -1,
+        "approval": "maybe",
+        "app_url": "ftp://example.org",
+        "write_units_per_second": 0,
+    }.items():
+        with pytest.raises(ParamValidationError):
+            migrate.params.get_param(name).resolve(value)
+
+
+# Retries and alerts
+
+
+@pytest.mark.parametrize("error", PERMANENT)
+def test_a_permanent_error_is_never_retried(migrate: Any, error: type[Exception]) -> None:
+    from airflow.sdk import RetryAction
+
+    for task in migrate.tasks:
+        decision = task.retry_policy.evaluate(error("no"), 1, task.retries)
+        assert decision.action == RetryAction.FAIL, task.task_id
+
+
+@pytest.mark.parametrize("error", [errors.TransientError("busy"), ConnectionError("gone"), MemoryError()])
+def test_what_may_pass_is_retried_and_backs_off(migrate: Any, error: BaseException) -> None:
+    from airflow.sdk import RetryAction
+
+    for task in migrate.tasks:
+        assert task.retry_policy.evaluate(error, 1, task.retries).action != RetryAction.FAIL, task.task_id
+        assert task.retries == 4
+        assert task.retry_exponential_backoff
+        assert timedelta(seconds=1) < task.retry_delay < task.max_retry_delay
+
+
+@pytest.mark.parametrize(("topic", "alerts"), [("", [0, 0]), ("arn:aws:sns:us-east-1:123456789012:alarms", [1, 1])])
+def test_a_failed_run_alerts_where_a_topic_is_set(topic: str, alerts: list[int]) -> None:
+    code = (
+        "import json, sys; from airflow.dag_processing.dagbag import DagBag\n"
+        "dags = DagBag(sys.argv[1]).dags\n"
+        "print('RESULT', json.dumps([len(d.on_failure_callback or []) for d in dags.values()]))"
+    )
+    assert run_python(code, str(REPO / "dags"), ACCESSION_SNS_TOPIC=topic) == alerts
+
+
+# The plugin
+
+
+def test_the_plugin_loads_alone_and_shadows_nothing(airflow_home: Path) -> None:
+    """The loader puts every file it takes for a plugin into sys.modules by its bare name."""
+    code = (
+        "import json, sys\n"
+        "from airflow import plugins_manager\n"
+        "plugins = plugins_manager._get_plugins()\n"
+        "import accession_airflow.tasks, accession\n"
+        "print('RESULT', json.dumps([[p.name for p in plugins[0] if p.name == 'accession'], plugins[1],\n"
+        "    accession_airflow.__file__, accession.__file__,\n"
+        "    [n for n in ('tasks', 'form', 'aws', 'alerts', 'approval', 'listener', 'retries') if n in sys.modules]]))"
+    )
+    names, failed, package, library, shadows = run_python(code)
+    assert names == ["accession"]
+    assert failed == {}
+    assert Path(package) == REPO / "plugins/accession_airflow/__init__.py"
+    assert Path(library) == REPO / "include/accession/__init__.py"
+    assert shadows == []
+
+
+# The rules of the house
+
+
+def find_imports(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def find_calls(file: Path) -> set[str]:
+    """Names of the methods and functions that a file calls."""
+    calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+
+
+LIBRARY = sorted((REPO / "include/accession").glob("*.py"))
+LOCAL = {"local.py", "deploy.py", "ministack.py", "dag_test.py", "ui.py"}  # what `make` calls
+S3_CALLS = {"get_object", "put_object", "head_object", "upload_file", "download_file", "delete_object"}
+DYNAMODB_CALLS = {"batch_write_item", "batch_get_item", "transact_write_items", "get_item"}
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.name)
+def test_the_library_knows_nothing_of_airflow(file: Path) -> None:
+    assert [name for name in find_imports(file) if name.split(".")[0] in ("airflow", "accession_airflow")] == []
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.name)
+def test_each_service_has_one_door(file: Path) -> None:
+    """S3 is spoken to in store.py, DynamoDB by way of dynamodb.py, wire.py and channel.py.
+
+    SQLite files are opened where they are read, copied, restored or made: source, snapshot, restore, sample, id_map.
+    """
+    imports, calls = find_imports(file), find_calls(file)
+    aws = {name for name in imports if name.split(".")[0] in ("boto3", "botocore")}
+    if file.name not in {"store.py", "wire.py", "channel.py", *LOCAL}:
+        assert aws == set()
+    if file.name != "store.py" and file.name not in LOCAL:
+        assert calls & S3_CALLS == set()
+    assert calls & DYNAMODB_CALLS == set()  # wire.py sends them by name
+    if file.name not in {"source.py", "snapshot.py", "restore.py", "sample.py", "id_map.py"}:
+        assert "sqlite3.connect" not in file.read_text()
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "dags").glob("*.py")), ids=lambda file: file.name)
+def test_a_task_in_a_dag_file_is_one_call(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and any("task" in ast.unparse(d) for d in node.decorator_list):
+            assert [type(statement) for statement in node.body] == [ast.Return], node.name
+
+
+def test_the_package_for_airflow_knows_nothing_of_rows() -> None:
+    for file in (REPO / "plugins/accession_airflow").glob("*.py"):
+        calls = find_calls(file)
+        assert calls & (S3_CALLS | DYNAMODB_CALLS) == set(), file.name
