@@ -83,6 +83,7 @@ class Index(Document):
     counts: Counts
     rejects: dict[str, int]
     records_changed: bool
+    identity: tuple[tuple[str, ...], ...]
     id_map: str
     id_map_sha256: str
     parts: list[Part]

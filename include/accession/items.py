@@ -145,7 +145,6 @@ class ItemBuilder:
         self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
         self._identity = [(names, orjson.dumps(names)) for names in entity.identity]
         self._indexes = tuple(entity.indexes.values())
-        self._sensitive = {a.column for a in entity.attributes.values() if a.sensitive}
         self._references = [
             (
                 name,
@@ -231,7 +230,7 @@ class ItemBuilder:
 
     def _show(self, column: str, value: Any) -> str:
         """A value in a reason; masked where any attribute that comes from its column is sensitive."""
-        if column in self._sensitive:
+        if column in self.entity.sensitive_columns:
             return MASK
         text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -142,6 +142,16 @@ class Entity(_Strict):
         return {name: a.references for name, a in self.attributes.items() if a.references}
 
     @cached_property
+    def sensitive_columns(self) -> frozenset[str]:
+        """Source columns whose values are masked, wherever they are used."""
+        return frozenset(a.column for a in self.attributes.values() if a.sensitive and a.column is not None)
+
+    def is_sensitive(self, name: str) -> bool:
+        """Whether an attribute's value is masked: its own mark, or another's that comes from its column."""
+        attribute = self.attributes[name]
+        return attribute.sensitive or attribute.column in self.sensitive_columns
+
+    @cached_property
     def index_keys(self) -> frozenset[str]:
         return frozenset(name for names in self.indexes.values() for name in names)
 

@@ -202,10 +202,9 @@ def show_change(entity: Entity, change: Change) -> str:
 def _show_item(entity: Entity, item: TypedItem) -> str:
     shown = []
     for name, value in item.items():
-        attribute = entity.attributes.get(name)
         if name == entity.target.key:
             continue
-        text: Any = MASK if attribute is None or attribute.sensitive else next(iter(value.values()))
+        text: Any = MASK if name not in entity.attributes or entity.is_sensitive(name) else next(iter(value.values()))
         text = "NULL" if text is True and "NULL" in value else str(text)
         shown.append(f"{name}={text if len(text) <= 40 else text[:39] + '…'}")
     return ", ".join(shown)

@@ -147,6 +147,7 @@ class _Staging:
         # The tables of a first run were found empty, unless the params say that something may be there.
         self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
         self.files = ExitStack()  # open until staging ends, wherever it ends
+        self.shares_identity = True
         self.counts: dict[str, int] = {}
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
@@ -209,6 +210,7 @@ class _Staging:
             table=self.table,
             counts=Counts(source_rows=rows, read_units=self.dynamodb.consumed_read_units - read_before, **self.counts),
             rejects=compare_rejects(map_file, head),
+            identity=self.entity.identity,
             records_changed=writes > 0 or has_changed(map_file, head),
             id_map=self.store.uri(map_path),
             id_map_sha256=digest,
@@ -221,6 +223,7 @@ class _Staging:
         if self.manifest.parent is None:
             return None
         index = load_index(self.store, self.manifest.parent, self.name)
+        self.shares_identity = bool(set(index.identity) & set(self.entity.identity))
         head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
         met = find_conflicts(self.store, self.manifest.parent, self.name)
         mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
@@ -276,7 +279,7 @@ class _Staging:
             item, adjusted = self.builder.convert(row[1:width])
             identity = self.builder.digest_identity(item)
             known = recorded is not None and recorded.state != "tombstone"
-            same = known and recorded is not None and is_same_thing(recorded.identity, identity)
+            same = known and recorded is not None and self._is_same(recorded.identity, identity)
             generation = 0 if recorded is None else recorded.generation + (not same)
             first_seen = recorded.first_seen if same and recorded is not None else self.now
             try:
@@ -312,6 +315,11 @@ class _Staging:
             self._wait(Pending(old_key, new_id, entry, None, prepared))
         else:
             self._put(old_key, prepared, entry)
+
+    def _is_same(self, recorded: bytes, found: bytes) -> bool:
+        """Whether a row is the thing that was recorded for its key. Where the mapping names none of the alternatives of
+        the head any more there is nothing to compare, and a row stays what it was."""
+        return not self.shares_identity or is_same_thing(recorded, found)
 
     def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
         self._count("put")
@@ -398,7 +406,10 @@ class _Staging:
             reason = "already in the target, and not ours"
             entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
         else:
-            entry = _keep(pending.old_key, pending.recorded, "kept_conflict", pending.entry.latest)
+            # The row is the same thing as before, whatever became of its item; one that is gone resolves no reference.
+            state: State = "kept_conflict" if pending.prepared else "kept_delete"
+            entry = _keep(pending.old_key, pending.recorded, state, pending.entry.latest)
+            entry = entry._replace(identity=pending.entry.identity)
         self.entries.append(entry)
         item = pending.prepared.item if pending.prepared else None
         change = Change("conflict", pending.new_id, pending.old_key, before=before, item=item, reason=reason)

@@ -435,3 +435,14 @@ def test_a_changed_mapping_changes_what_it_changes(library: Library, source: Pat
     assert all("cover_image_url" not in item for item in second.scan("book"))
     second.undo()
     assert all("cover_image_url" in item for item in second.scan("book"))
+
+
+def test_a_mapping_with_another_identity_keeps_every_id(library: Library, source: Path, tmp_path: Path) -> None:
+    first = run(library, source)
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    assert "      - [isbn]\n      - [title, author]\n" in text
+    other = tmp_path / "book_library.yaml"
+    other.write_text(text.replace("      - [isbn]\n      - [title, author]\n", "      - [cover_image_url]\n"))
+    second = Driver(library, source, mapping=load_mapping(other))
+    assert second.run().status == "unchanged"
+    assert ids(first, "book") == ids(second, "book")
