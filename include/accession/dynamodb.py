@@ -35,6 +35,7 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 25  # API reference, BatchWriteItem
 BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
+PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes fifty, and is no cheaper to read
 BATCH_KEYS = 100  # API reference, BatchGetItem
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
 
@@ -266,8 +267,9 @@ class DynamoDB:
                 )
 
     def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[list[TypedItem]]:
-        """The items of one segment of a table, in pages of at most 1 MB; strongly consistent. Read-only."""
-        return self._pages("Scan", table, {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments})
+        """The items of one segment of a table, in pages of a thousand or 1 MB; strongly consistent. Read-only."""
+        share = {"Segment": segment, "TotalSegments": total_segments, "Limit": PAGE_ITEMS}
+        return self._pages("Scan", table, {"ConsistentRead": True} | share)
 
     def query_keys(self, table: str, index: str, key_name: str, values: dict[str, TypedValue]) -> list[str]:
         """The table keys that a look-up through an index finds; `values` are the index's key attributes. Read-only.

@@ -6,6 +6,7 @@ The types are in values.py.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ WRITE_UNIT_BYTES = 1024
 MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
+
+
+_ODD_NUMBER = re.compile(rb'"N":"(?!(?:0|[1-9][0-9]{0,37})")')  # anything but a plain natural number
 
 
 class Reject(Exception):
@@ -61,11 +65,12 @@ class Prepared(NamedTuple):
 
 def canonical_json(item: TypedItem) -> bytes:
     """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
-    for value in item.values():
-        if "S" not in value and value != NULL and _canonical(value) != value:
-            item = {name: _canonical(value) for name, value in item.items()}
-            break
-    return orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+    # Nearly always that is it. Quotes inside texts are escaped, so neither of these is found in one.
+    if (b'"N":"' in data and _ODD_NUMBER.search(data)) or b'S":[' in data:
+        item = {name: _canonical(value) for name, value in item.items()}
+        data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+    return data
 
 
 def _canonical(value: TypedValue) -> TypedValue:

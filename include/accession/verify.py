@@ -1,17 +1,22 @@
 """Verify: prove each item equal to the source, both ways, and count every item once.
 
-A strongly consistent parallel scan meets the ID map: what the target holds is looked up there, and what the map holds
-and the scan did not meet is missing. One bit an entry is all that is held in memory.
+A strongly consistent parallel scan meets the ID map: both are taken in once, in whatever order they come, and compared
+by bucket of keys (tally.py). Only in buckets that differ each item is looked up in the map, and what the map holds and
+the scan did not meet is missing. Key and checksum of what was scanned wait on disk for that; one bit an entry is all
+that is held in memory.
 """
 
+import gc
 import gzip
 import logging
+import secrets
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -30,13 +35,16 @@ from accession.migrate import split_batches
 from accession.progress import Progress
 from accession.state import expect_open
 from accession.store import Store
+from accession.tally import PRIME, Tally, find_bucket
 
 logger = logging.getLogger(__name__)
 
-SEGMENTS = 8
+SEGMENTS = 4  # scans at once: their waiting overlaps with the comparing of one
 LOOK_UPS = 500  # keys a query against the ID map
+MAP_ROWS = 1000  # entries of the ID map taken in at once
+CHECKSUM_BYTES = 32
 LISTED = 100  # problems in the JSON; all of them are in the .jsonl.gz beside it
-SAMPLES = 10  # look-ups through each index
+SAMPLES = 10  # look-ups through each index, and items kept for them from each segment
 INDEX_SECONDS = 60.0  # indexes are eventually consistent; they are asked again for this long
 APP_TRIES = 5
 
@@ -109,8 +117,9 @@ class _Verifying:
         self.lock = threading.Lock()
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
         self.listed: list[Problem] = []
-        self.samples: list[TypedItem] = []
-        self.mismatched: dict[str, TypedItem] = {}
+        self.samples: dict[str, TypedItem] = {}
+        self.mismatched: list[str] = []
+        self.secret = secrets.randbelow(PRIME)
 
     def verify(self) -> Verification:
         started = datetime.now(UTC).isoformat()
@@ -123,10 +132,14 @@ class _Verifying:
         self.met = bytearray(entries // 8 + 1)
         self.progress = Progress(f"verify {self.entity.name}", entries, "items")
         problems = self.folder / "problems.jsonl.gz"
-        with gzip.GzipFile(problems, "wb", mtime=0) as self.list:
-            for _ in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
-                pass
-            self._find_missing(id_map)
+        with gzip.GzipFile(problems, "wb", mtime=0) as self.list, _collecting_rarely():
+            scanned = [tally for _, tally in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment)]
+            recorded = self._tally_map(id_map)
+            differing = recorded.find_differences(scanned)
+            self.counts["verified"] += sum(n for bucket, n in enumerate(recorded.counts) if bucket not in differing)
+            for batch in split_batches(self._read_scanned(differing), LOOK_UPS):
+                self._compare(id_map, dict(batch))
+            self._find_missing(id_map, differing)
         id_map.close()
         self._name_attributes()
         self.progress.finish()
@@ -147,45 +160,64 @@ class _Verifying:
             ended_at=datetime.now(UTC).isoformat(),
         )
 
-    def _scan_segment(self, segment: int) -> None:
-        id_map = open_id_map(self.map_file)
-        try:
-            for page in self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS):
-                for batch in split_batches(page, LOOK_UPS):
-                    self._compare(id_map, batch)
-        finally:
-            id_map.close()
+    def _scan_segment(self, segment: int) -> Tally:
+        """Take in one segment; key and checksum of its items go to disk."""
+        key_name, tally = self.entity.target.key, Tally(self.secret)
+        with self._scanned_file(segment).open("wb") as file:
+            for number, page in enumerate(self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS)):
+                keys = [item[key_name]["S"] for item in page]
+                checksums = [checksum_item(item) for item in page]
+                tally.add(keys, checksums)
+                file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
+                file.write(b"".join(checksums))
+                with self.lock:
+                    self.progress.add(len(page))
+                    if number == 0:
+                        self.samples.update(zip(keys[:SAMPLES], page, strict=False))
+        return tally
 
-    def _compare(self, id_map: Connection, batch: list[TypedItem]) -> None:
-        key_name = self.entity.target.key
-        items = {item[key_name]["S"]: item for item in batch}
-        marks = ",".join("?" * len(items))
+    def _scanned_file(self, segment: int) -> Path:
+        return self.folder / f"scanned-{segment}"
+
+    def _read_scanned(self, buckets: set[int]) -> Iterator[tuple[str, bytes]]:
+        """Key and checksum of the items that were scanned and fall in `buckets`."""
+        for segment in range(SEGMENTS if buckets else 0):
+            with self._scanned_file(segment).open("rb") as file:
+                while line := file.readline():
+                    keys = orjson.loads(line)
+                    checksums = file.read(CHECKSUM_BYTES * len(keys))
+                    for number, key in enumerate(keys):
+                        if find_bucket(key) in buckets:
+                            yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
+
+    def _tally_map(self, id_map: Connection) -> Tally:
+        """What the target should hold."""
+        tally = Tally(self.secret)
+        rows = id_map.execute("SELECT new_id, checksum FROM id_map WHERE state = 'live'")
+        while batch := rows.fetchmany(MAP_ROWS):
+            tally.add(*zip(*batch, strict=True))
+        return tally
+
+    def _compare(self, id_map: Connection, checksums: dict[str, bytes]) -> None:
+        """Look scanned items up in the map, one by one."""
+        marks = ",".join("?" * len(checksums))
         query = f"SELECT new_id, entry, old_key, checksum, state, written FROM id_map WHERE new_id IN ({marks})"
-        known = {row[0]: row[1:] for row in id_map.execute(query, list(items))}
-        verified: list[TypedItem] = []
-        entries: list[int] = []
+        known = {row[0]: row[1:] for row in id_map.execute(query, list(checksums))}
         problems: list[Problem] = []
-        for key, item in items.items():
+        for key, found in checksums.items():
             if key not in known:
                 problems.append(Problem(kind="unexpected", key=key, old_key=None, reason="not ours"))
                 continue
             entry, old_key, checksum, state, written = known[key]
-            entries.append(entry)
-            if state == "live" and checksum_item(item) == checksum:
-                verified.append(item)
+            self.met[entry >> 3] |= 1 << (entry & 7)
+            if state == "live" and found == checksum:
+                self.counts["verified"] += 1
             else:
                 kind, reason = self._classify(key, state, written)
                 if kind == "mismatched" and len(self.mismatched) < LISTED:
-                    self.mismatched[key] = item
+                    self.mismatched.append(key)
                 problems.append(Problem(kind=kind, key=key, old_key=old_key, reason=reason))
-        with self.lock:
-            for entry in entries:
-                self.met[entry >> 3] |= 1 << (entry & 7)
-            self.counts["verified"] += len(verified)
-            self._add_problems(problems)
-            for item in verified[: max(SAMPLES - len(self.samples), 0)]:
-                self.samples.append(item)
-            self.progress.add(len(batch))
+        self._add_problems(problems)
 
     def _classify(self, key: str, state: str, written: int) -> tuple[str, str]:
         """Kind and reason of an item that is in the map and in the target, but is not as the map says."""
@@ -201,10 +233,12 @@ class _Verifying:
             return "mismatched", "differs from what this run wrote"
         return "drifted", "changed by somebody else"
 
-    def _find_missing(self, id_map: Connection) -> None:
-        rows = id_map.execute("SELECT entry, new_id, old_key, state, written FROM id_map WHERE state != 'tombstone'")
+    def _find_missing(self, id_map: Connection, differing: set[int]) -> None:
+        """What the map holds and the scan did not meet. Live entries of buckets that do not differ were met."""
+        where = "state != 'tombstone'" if differing else "state NOT IN ('tombstone', 'live')"
+        rows = id_map.execute(f"SELECT entry, new_id, old_key, state, written FROM id_map WHERE {where}")
         for entry, key, old_key, state, written in rows:
-            if self.met[entry >> 3] >> (entry & 7) & 1:
+            if self.met[entry >> 3] >> (entry & 7) & 1 or (state == "live" and find_bucket(key) not in differing):
                 continue
             if key in self.kept or state != "live":
                 kind, reason = "held", "gone from the target"
@@ -217,6 +251,7 @@ class _Verifying:
     def _add_problems(self, problems: list[Problem]) -> None:
         for problem in problems:
             self.counts[problem.kind] += 1
+            self.samples.pop(problem.key, None)
             if len(self.listed) < LISTED:
                 self.listed.append(problem)
             self.list.write(orjson.dumps(problem.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
@@ -226,10 +261,11 @@ class _Verifying:
         if not self.mismatched:
             return
         differing: dict[str, str] = {}
+        items = self.dynamodb.read_items(self.index.table, self.entity.target.key, self.mismatched)
         for part in self.index.parts:
             for change in read_changes(self.store, self.manifest.run, self.entity.name, part):
-                if change.key in self.mismatched and change.item is not None:
-                    found = self.mismatched[change.key]
+                if change.key in items and change.item is not None:
+                    found = items[change.key]
                     names = sorted(n for n in found.keys() | change.item if found.get(n) != change.item.get(n))
                     differing[change.key] = ", ".join(names)
         self.listed = [
@@ -244,7 +280,7 @@ class _Verifying:
         look_ups: dict[str, int] = {}
         lost: list[str] = []
         for index, names in self.entity.indexes.items():
-            samples = [item for item in self.samples if all(name in item for name in names)]
+            samples = [item for item in self.samples.values() if all(name in item for name in names)][:SAMPLES]
             look_ups[index] = len(samples)
             unfound = [item for item in samples if not self._finds(index, names, item)]
             lost += [f"{index} does not find {item[self.entity.target.key]['S']}" for item in unfound]
@@ -274,6 +310,17 @@ class _Verifying:
             f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. "
             f"All are in {self.store.uri(problems_path(self.manifest.run, self.entity.name))}."
         )
+
+
+@contextmanager
+def _collecting_rarely() -> Iterator[None]:
+    """Items hold no cycles, but thousands of them wake the garbage collector all the time: half the cost of parsing."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> int:
