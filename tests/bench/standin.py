@@ -57,6 +57,7 @@ class Table:
     items: dict[str, bytes] = field(default_factory=dict)
     sent: int = 0
     pages: dict[tuple[int, str | None], bytes] = field(default_factory=dict)
+    cut: tuple[int, int] = (0, 0)  # how the pages are made: segments, and items a page (0: as many as fit)
     indexes: dict[str, dict[tuple[str, ...], list[str]]] = field(default_factory=dict)
 
     @property
@@ -65,6 +66,8 @@ class Table:
 
     def settle(self) -> None:
         """Parse what came since the last time. Items are kept by key: the last one stands, as in DynamoDB."""
+        if self.raw:
+            self.cut = (0, 0)
         key, schemas = self.key, self._schemas()
         for body in self.raw:
             request = orjson.loads(body)
@@ -91,10 +94,11 @@ class Table:
         total = sum(int.from_bytes(hashlib.blake2b(item, digest_size=16).digest()) for item in self.items.values())
         return f"{total % 2**128:032x}"
 
-    def make_pages(self, segments: int) -> None:
+    def make_pages(self, segments: int, limit: int = 0) -> None:
         """Answers of a parallel scan, by segment and the key that the page before ended with."""
         self.settle()
         self.pages.clear()
+        self.cut = (segments, limit)
         keys = list(self.items)
         for segment in range(segments):
             start: str | None = None
@@ -104,7 +108,7 @@ class Table:
                 page.append(item)
                 # About what DynamoDB counts: names and values without the JSON around them.
                 size += len(item) - 9 * (item.count(b'":{"') + 1)
-                if size >= PAGE_BYTES:
+                if size >= PAGE_BYTES or len(page) == limit:
                     self.pages[segment, start] = answer(200, self._page(page, key))
                     start, page, size = key, [], 0
             self.pages[segment, start] = answer(200, self._page(page, None))
@@ -243,8 +247,10 @@ class Server:
             table.settle()
             item = next(iter(table.items.values()), None)
             return answer(200, table._page([item] if item else [], None))
-        if not table.pages or 1 + max(segment for segment, _ in table.pages) != request.get("TotalSegments", 1):
-            table.make_pages(request.get("TotalSegments", 1))
+        cut = (request.get("TotalSegments", 1), request.get("Limit", 0))
+        table.settle()
+        if table.cut != cut:
+            table.make_pages(*cut)
         start = request.get("ExclusiveStartKey")
         return table.pages[request.get("Segment", 0), start[table.key]["S"] if start else None]
 
@@ -284,7 +290,7 @@ class Server:
                 for record in (self.slots, self.refusals, self.asked):
                     record.clear()
             case "Pages":
-                self.tables[request["table"]].make_pages(request["segments"])
+                self.tables[request["table"]].make_pages(request["segments"], request["limit"])
             case "Report":
                 table = self.tables[request["table"]]
                 checksum = table.checksum()
