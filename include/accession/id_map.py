@@ -154,12 +154,14 @@ def _address(path: Path) -> str:
 
 def mark_conflicts(path: Path, conflicts: Iterable[tuple[str, bytes | None]]) -> None:
     """Note in a local copy of a map the conflicts that its run met while writing: (new id, checksum as last written;
-    None: the map's own). They show again in the next run."""
+    None: the map's own). They show again in the next run. What was to be deleted has no row that refers to it; where
+    the application's attributes were kept, what the source said before is not known, and equals nothing."""
     connection = sqlite3.connect(path)
     with connection:
         connection.executemany(
-            "UPDATE id_map SET state = 'kept_conflict', row_checksum = NULL, checksum = coalesce(?2, checksum) "
-            "WHERE new_id = ?1",
+            "UPDATE id_map SET checksum = coalesce(?2, checksum), "
+            "row_checksum = CASE WHEN row_checksum IS NULL THEN NULL ELSE zeroblob(32) END, "
+            "state = CASE state WHEN 'tombstone' THEN 'kept_delete' ELSE 'kept_conflict' END WHERE new_id = ?1",
             conflicts,
         )
     connection.close()

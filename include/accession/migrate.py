@@ -126,10 +126,23 @@ class _Execution:
                     self._conflict(key, None, None, "changed by the application after we wrote it")
 
     def update_items(self) -> None:
-        """Updates, each on the attributes that change, if these are what they were or already what they shall be."""
-        changes = self._changes("update")
-        for change, updated in self.dynamodb.run_all(changes, self._update):
-            self._count(change, updated)
+        """Updates, each if the item read just before is what it was when staged, and on the attributes that change.
+
+        A condition cannot say that nothing was added, hence the reading."""
+        for batch in split_batches(self._changes("update"), READ_KEYS):
+            found = self.dynamodb.read_items(self.table, self.key_name, [change.key or "" for change in batch])
+            present = []
+            for change in batch:
+                item = found.get(change.key or "")
+                held = checksum_item(item) if item is not None else None
+                if held == checksum_item(change.before or {}):
+                    present.append(change)
+                elif held == checksum_item(change.item or {}):
+                    self._done(1)
+                else:
+                    self._conflict_of(change)
+            for change, updated in self.dynamodb.run_all(present, self._update):
+                self._count(change, updated)
 
     def _update(self, change: Change) -> bool:
         assert change.key and change.before is not None and change.item is not None
