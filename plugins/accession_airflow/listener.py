@@ -18,12 +18,23 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
 
 
 def _set_note(dag_run: Any) -> None:
-    from airflow.models.xcom import XComModel
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
     from sqlalchemy.orm import object_session
 
-    session = object_session(dag_run)
-    if session is None or not dag_run.dag_id.startswith("migrate_"):
+    if not dag_run.dag_id.startswith("migrate_"):
         return
+    session = object_session(dag_run)
+    if session is not None:
+        _copy_note(dag_run, session)
+        return
+    with create_session() as session:  # `airflow dags test` hands over a run that belongs to no session
+        _copy_note(session.get_one(DagRun, dag_run.id), session)
+
+
+def _copy_note(dag_run: Any, session: Any) -> None:
+    from airflow.models.xcom import XComModel
+
     query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids="report", key="note")
     found = session.scalars(query).first()
     if found is not None:

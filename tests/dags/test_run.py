@@ -1,0 +1,128 @@
+"""Whole runs in one process, without a scheduler: what they leave behind, and what they leave out."""
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accession.sample import write_sample
+from conftest import Library, LocalAws, make_library
+
+pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("ignore")]
+
+MIGRATE = "migrate_book_library"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run, its target, its source and where Airflow keeps its things."""
+
+    dag_run: Any
+    library: Library
+    source: Path
+    home: Path
+
+    def objects(self) -> dict[str, bytes]:
+        """All objects of the target, by path."""
+        s3, prefix = self.library.aws.client("s3"), f"book_library/{self.library.environment}/"
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.library.bucket, Prefix=prefix)
+        return {
+            entry["Key"].removeprefix(prefix): s3.get_object(Bucket=self.library.bucket, Key=entry["Key"])[
+                "Body"
+            ].read()
+            for page in pages
+            for entry in page.get("Contents", ())
+        }
+
+    def leftovers(self) -> dict[str, bytes]:
+        """Everything that a run leaves behind but backups, change sets and tables."""
+        left = {path: data for path, data in self.objects().items() if not re.search("^backups/|/changes/", path)}
+        return left | {str(path): path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
+
+    def report(self) -> Any:
+        return json.loads(next(data for path, data in self.objects().items() if path.endswith("/report.json")))
+
+
+def run_dag(airflow_home: Path, library: Library, source: Path, **conf: Any) -> Ran:
+    from airflow.dag_processing.dagbag import DagBag
+
+    given = {
+        "source": str(source),
+        "environment": library.environment,
+        "bucket": library.bucket,
+        "approval": "never",
+    }
+    dag = DagBag(str(Path(__file__).parents[2] / "dags")).dags[MIGRATE]
+    return Ran(dag.test(run_conf=given | conf), library, source, airflow_home)
+
+
+@pytest.fixture(scope="module")
+def verified(airflow_home: Path, aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The sample, with its orphan and its odd date."""
+    source = write_sample(tmp_path_factory.mktemp("run") / "site.db")
+    return run_dag(airflow_home, make_library(aws), source, max_rejects=2)
+
+
+def test_a_run_is_verified_and_says_so(verified: Ran) -> None:
+    report = verified.report()
+    assert str(verified.dag_run.state) == "success"
+    assert report["status"] == "verified"
+    assert {name: entity["verified"] for name, entity in report["entities"].items()} == {
+        name: len(verified.library.scan(name)) for name in verified.library.tables
+    }
+    assert sum(entity["rejected"] for entity in report["entities"].values()) == 2
+
+
+def test_the_run_carries_its_note(verified: Ran) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(DagRun).filter(DagRun.run_id == verified.dag_run.run_id).one()
+        assert found.note == "718 put, 2 rejected, verified"
+
+
+def read_secrets(source: Path) -> list[str]:
+    """Every e-mail address and password hash of the sample."""
+    with closing(sqlite3.connect(source)) as connection:
+        return [value for row in connection.execute("SELECT email, password_hash FROM user") for value in row]
+
+
+def test_nothing_personal_lies_outside_backups_changes_and_tables(verified: Ran) -> None:
+    """XComs, params, ID maps, proofs, rejects, the register and the report, byte by byte. Logs: see test_paths."""
+    secrets = re.compile(b"|".join(re.escape(value.encode()) for value in read_secrets(verified.source)))
+    left = verified.leftovers()
+    assert any(path.endswith("id_map/user.db") for path in left)
+    assert any(path.endswith("airflow.db") for path in left)
+    assert [path for path, data in left.items() if secrets.search(data)] == []
+
+
+def test_the_search_for_secrets_can_find_some(verified: Ran) -> None:
+    """In the backup, where they belong."""
+    secrets = [value.encode() for value in read_secrets(verified.source)]
+    assert len(secrets) == 240
+    backup = next(data for path, data in verified.objects().items() if path.startswith("backups/"))
+    assert all(secret in backup for secret in secrets)
+
+
+def test_a_failing_run_tells_no_secrets_either(
+    verified: Ran, aws: LocalAws, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows are refused for what their sensitive columns hold; the reasons do not repeat it."""
+    source = write_sample(tmp_path / "site.db", users=20, books=10, user_books=20, orphans=0, odd=0)
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute("UPDATE user SET email = 'hidden' || hex(zeroblob(1200)) WHERE id = 3")
+        connection.execute("UPDATE user SET password_hash = CAST(x'ff73656372657421' AS TEXT) WHERE id = 4")
+        connection.commit()
+    ran = run_dag(verified.home, make_library(aws), source)
+    assert str(ran.dag_run.state) == "failed"
+    assert ran.report()["status"] == "refused"
+    assert ran.report()["entities"]["user"]["rejected"] == 2
+    left = ran.leftovers()
+    assert [path for path, data in left.items() if b"hidden0000" in data or b"secret!" in data] == []
+    assert "hidden0000" not in caplog.text
