@@ -123,6 +123,10 @@ $(BENCH): tests/bench/requirements.lock
 	@UV_COMPILE_BYTECODE=1 $(UV) pip sync --quiet --require-hashes --python tests/bench/.venv/bin/python $<
 	@touch $@
 
+.PHONY: ui
+ui: $(READY) ## [PORT=8080]: Airflow with its UI and the audit page, without Docker, until Ctrl-C
+	@$(PYTHON) -m accession.ui --port "$${PORT:-8080}"
+
 # Quality
 
 .PHONY: test
@@ -132,6 +136,12 @@ test: $(READY) ## unit, integration, fault and DAG tests, against a real MiniSta
 .PHONY: test-slow
 test-slow: $(READY) ## the long suites: hundreds of random histories against the model
 	@$(PYTHON) -m pytest -m slow
+
+.PHONY: test-ui
+test-ui: $(READY) ## a browser in Airflow's UI: trigger, approve, audit; makes docs/screenshots (6 minutes)
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --yes \
+	  --no-install-recommends chromium >/dev/null; } || { echo "Chromium is missing: apt-get install chromium" >&2; exit 1; }
+	@$(PYTHON) -m pytest tests/ui -m ui
 
 .PHONY: test-readme
 test-readme: $(READY) ## every command of the README as it stands, a killed run and its resume too (3 minutes)

@@ -7,6 +7,7 @@ what is to be kept belongs into the compose stack.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -37,8 +38,8 @@ PORT = 8080
 COMMANDS = ("api-server", "scheduler", "dag-processor")
 POOL = {"name": "dynamodb_writes", "slots": 8, "include_deferred": False}
 START_SECONDS = 120.0  # 25 s on two idle cores
-STOP_SECONDS = 20.0
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+STOP_SECONDS = 10.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM (0), or until a process dies (1)."""
     parser = argparse.ArgumentParser(prog="python -m accession.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of the UI; another is taken when it is in use")
+    parser.add_argument("--folder", type=Path, default=LOCAL / "ui", help="where it lives; made anew at each start")
     options = parser.parse_args(arguments)
     for ending in ENDING:
         signal.signal(ending, _interrupt)
     try:
-        with serve(LOCAL / "ui", options.port) as (ui, processes):
+        with _claim(options.folder), serve(options.folder.absolute(), options.port) as (ui, processes):
             _tell(f"\n  {ui.url}   user {ui.user}   password {ui.password}\n")
             _tell("Trigger migrate_book_library there; as the sample library has two rows that cannot be migrated, set")
             _tell("“Rejects allowed” to 2. Runs and their audit: Browse → Accession. Ctrl-C ends everything.")
@@ -87,7 +89,19 @@ def _tell(line: str) -> None:
 
 
 @contextlib.contextmanager
-def serve(home: Path, port: int = PORT) -> Iterator[tuple[Ui, dict[str, subprocess.Popen[bytes]]]]:
+def _claim(home: Path) -> Iterator[None]:
+    """Two at once would remove each other's files."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AccessionError(f"another one runs in {home}: end it first.") from None
+        yield
+
+
+@contextlib.contextmanager
+def serve(home: Path, port: int) -> Iterator[tuple[Ui, dict[str, subprocess.Popen[bytes]]]]:
     """Everything, ready for use, until the block ends. Raises AccessionError when a part of it will not start."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -102,7 +116,7 @@ def serve(home: Path, port: int = PORT) -> Iterator[tuple[Ui, dict[str, subproce
         environ |= {"ACCESSION_BUCKET": bucket, "ACCESSION_SOURCE": str(source)}
         _prepare(ui, environ)
         _tell("starting Airflow: api-server, scheduler, dag-processor")
-        processes = {name: stack.enter_context(_run(name, environ, home)) for name in COMMANDS}
+        processes = stack.enter_context(_run_all(environ, home))
         _make_ready(ui, processes)
         yield ui, processes
 
@@ -149,43 +163,44 @@ def _prepare(ui: Ui, environ: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _run(name: str, environ: Mapping[str, str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One of Airflow's processes, in a group of its own that ends with the block."""
-    with (home / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 -- our own interpreter's airflow, no shell
-            [find_airflow(), name],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone; we end the group in order
-        )
+def _run_all(environ: Mapping[str, str], home: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Airflow's processes, each in a group of its own, which all end with the block."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        yield process
+        for name in COMMANDS:
+            with (home / f"{name}.log").open("wb") as log:
+                processes[name] = subprocess.Popen(  # noqa: S603 -- our own interpreter's airflow, no shell
+                    [find_airflow(), name],
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us alone; we end the groups in order
+                )
+        yield processes
     finally:
-        with _patience():
-            _end(process)
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """No second Ctrl-C may leave a process behind."""
-    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
-    try:
-        yield
-    finally:
+        # A second Ctrl-C must not leave a process behind.
+        held = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+        _end(processes)
         for number, handler in held.items():
             signal.signal(number, handler)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    """Ask all of them at once, and kill what has not ended in time, with all that they started."""
+    for process in processes.values():
+        _send(process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes.values():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0.1))
+        _send(process, signal.SIGKILL)
+        process.wait()
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        os.killpg(process.pid, number)
 
 
 def _make_ready(ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
