@@ -219,7 +219,8 @@ class DynamoDB:
 
         answer = self._wire.send(operation, table, body, before=before, throttled=self._slow_down)
         consumed = _consumed(answer)
-        self._rate.accepted(units if consumed is None else consumed, units)
+        whole = not answer.get("UnprocessedItems")
+        self._rate.accepted(units if consumed is None else consumed, units, whole)
         with self._lock:
             self._write_units += consumed or 0.0
         return answer

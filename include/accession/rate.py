@@ -1,22 +1,29 @@
 """How fast we write: one rate, in write units a second, shared by all requests in flight.
 
-Two things bound it. The cap that the user set holds over the whole run, because what a request really consumed is
-charged afterwards. The table's own limit is unknown and is found: a throttle sets the rate a little below what the
-table was seen to accept, and success brings it back along the curve of CUBIC (RFC 9438): quickly up to where the limit
-was, flat around it, then ever faster, so that a limit that doubled is found within ten seconds.
+Two things bound it. The cap that the user set holds over the whole run: what requests cost beyond their items (indexes)
+is learnt, and what one really consumed is charged afterwards. The table's own limit is unknown and is found: a throttle
+sets the rate a little below what the table was seen to accept, and success brings it back along the curve of CUBIC
+(RFC 9438): quickly up to where the limit was, flat around it, then ever faster, so that a limit that doubled is found
+within ten seconds. A table saves up what it was not asked for (Developer Guide, "Burst capacity"), so that it accepts
+more than its limit just before it throttles; what it accepted on average since the last throttle tells the two apart.
 """
 
 import threading
 import time
 from collections.abc import Callable
 
-BACK_OFF = 0.85  # the share of what was accepted that a throttle leaves
+BACK_OFF = 0.9  # the share of the limit that a throttle leaves
+GROWTH = 0.15  # of the limit, beyond it, at twice the time of the plateau
 PLATEAU_SECONDS = 3.0  # from a throttle back to the rate at which it came
 LOWEST = 250.0  # write units a second, ten full batches of 1 KB items: below, the waits between retries do the work
 BURST_SECONDS = 0.1  # unused time that may be made up for at once
+PAUSE_UNITS = 400.0  # what sixteen batches need gathers in the table after a throttle, else each of them gets one too
+LONGEST_PAUSE_SECONDS = 1.0
 SETTLE_SECONDS = 0.25  # one answer to all throttles that belong together
 WINDOW_SECONDS = 1.0  # over which the accepted units are measured
 FIRST_LOOK_SECONDS = 0.02  # but a throttle among the very first requests is answered by what these got through
+SAVED, LEAST = 0.95, 0.85  # an average below this share of what was seen last: that was saved up; how far to believe it
+LEARNING = 0.1  # the weight of one request in what requests cost
 
 
 class Rate:
@@ -37,53 +44,74 @@ class Rate:
         self._limit: float | None = None  # where the last throttle came; None: none so far
         self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
         self._free = clock()  # when the next unit may go out
+        self._cost = 1.0  # units consumed for each unit expected
+        self._throttles, self._pause = 0, 0.0
         self._window, self._sum, self._before, self._first = clock(), 0.0, 0.0, True
 
     def acquire(self, units: float) -> None:
         """Wait until `units` may go out."""
-        with self._lock:
-            rate = self._rate(now := self._clock())
-            if rate is None:
-                return
-            start = max(self._free, now - BURST_SECONDS)
-            self._free = start + units / rate
-        if start > now:
-            self._sleep(start - now)
+        waiting = True
+        while waiting:
+            cap = self._cap()  # it may look something up: not while others wait for the lock
+            with self._lock:
+                rate = self._rate(now := self._clock(), cap)
+                if rate is None:
+                    return
+                start = max(self._free, now - BURST_SECONDS)
+                self._free = start + units * self._cost / rate
+                throttles = self._throttles
+            if start > now:
+                self._sleep(start - now)
+            # A throttle while we waited made the queue anew: line up again.
+            waiting = start > now and throttles != self._throttles
 
-    def accepted(self, units: float, expected: float) -> None:
-        """The table took `units` where `expected` were acquired: the difference (indexes, say) is charged now."""
+    def accepted(self, units: float, expected: float, whole: bool = True) -> None:
+        """The table took `units` where `expected` were acquired: the difference is charged now.
+
+        `whole`: it left nothing of the request, so that the two tell what requests cost.
+        """
+        cap = self._cap()
         with self._lock:
             now = self._clock()
-            if (rate := self._rate(now)) is not None:
-                self._free += (units - expected) / rate
+            if (rate := self._rate(now, cap)) is not None:
+                self._free += (units - expected * self._cost) / rate
+            if whole and expected:
+                self._cost += LEARNING * (units / expected - self._cost)
             self._roll(now)
             self._sum += units
             self._fresh += units
 
     def throttled(self) -> None:
         """The table refused: go on a little below what it accepts."""
+        cap = self._cap()
         with self._lock:
             now = self._clock()
-            first = self._limit is None
-            if not first and now - self._since < SETTLE_SECONDS:
+            passed = now - self._since
+            if self._limit is not None and passed < SETTLE_SECONDS + self._pause:
                 return
-            seen, rate = self._measured(now), self._rate(now)
-            if not first and now - self._since < WINDOW_SECONDS:  # still too fast: only what came since then counts
-                seen = min(seen, self._fresh / (now - self._since))
-            self._limit = max(LOWEST / BACK_OFF, seen if rate is None else min(seen, rate))
-            self._since, self._fresh = now, 0.0
+            found = self._measured(now)
+            if self._limit is not None:
+                average = self._fresh / passed
+                if passed < WINDOW_SECONDS:  # still too fast: only what came since then counts
+                    found = min(found, average)
+                elif average < SAVED * found:
+                    found = max(average, LEAST * found)
+            self._limit = max(LOWEST / BACK_OFF, found if cap is None else min(found, cap))
+            self._pause = min(PAUSE_UNITS * self._cost / self._limit, LONGEST_PAUSE_SECONDS)
+            self._since, self._fresh, self._free = now, 0.0, now + self._pause
+            self._throttles += 1
 
     def per_second(self) -> float | None:
         """Write units a second now; None when nothing bounds them."""
-        with self._lock:
-            return self._rate(self._clock())
-
-    def _rate(self, now: float) -> float | None:
         cap = self._cap()
+        with self._lock:
+            return self._rate(self._clock(), cap)
+
+    def _rate(self, now: float, cap: float | None) -> float | None:
         if self._limit is None:
             return cap
         curve = (now - self._since) / PLATEAU_SECONDS - 1
-        found = self._limit * (1 + (1 - BACK_OFF) * curve**3)
+        found = self._limit * (1 + (1 - BACK_OFF if curve < 0 else GROWTH) * curve**3)
         return found if cap is None else min(found, cap)
 
     def _roll(self, now: float) -> None:
