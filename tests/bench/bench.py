@@ -44,31 +44,25 @@ FULL: dict[str, Any] = {
     "rows": 100_000,
     "rounds": 5,
     "counts": {
-        0: {
-            "put_loop": 2_000,
-            "batch_writer": 20_000,
-            "airflow_hook": 20_000,
-            "awswrangler": 20_000,
-            "threads": 20_000,
-        },
-        10: {"put_loop": 500, "batch_writer": 10_000, "airflow_hook": 10_000, "awswrangler": 10_000, "threads": 20_000},
+        0: dict.fromkeys(OTHERS, 20_000) | {"put_loop": 2_000},
+        10: dict.fromkeys(OTHERS, 10_000) | {"put_loop": 500, "threads": 20_000},
     },
     "sizes": [50_000, 100_000, 1_000_000],
     "growth_rounds": {50_000: 1, 100_000: 3, 1_000_000: 1},
     "cap": (4_000, 60.0),
-    "limit": (3_000, 20.0),
+    "limit": (4_000, 17.0),
 }
 QUICK: dict[str, Any] = {
     "rows": 40_000,
     "rounds": 2,
     "counts": {
-        0: {"put_loop": 500, "batch_writer": 5_000, "airflow_hook": 5_000, "awswrangler": 5_000, "threads": 5_000},
-        10: {"put_loop": 200, "batch_writer": 2_500, "airflow_hook": 2_500, "awswrangler": 2_500, "threads": 5_000},
+        0: dict.fromkeys(OTHERS, 5_000) | {"put_loop": 500},
+        10: dict.fromkeys(OTHERS, 2_500) | {"put_loop": 200, "threads": 5_000},
     },
     "sizes": [20_000, 40_000, 80_000],
     "growth_rounds": {20_000: 1, 40_000: 1, 80_000: 1},
     "cap": (4_000, 10.0),
-    "limit": (1_500, 12.0),
+    "limit": (2_000, 14.0),
 }
 
 
@@ -117,10 +111,10 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         ]  # fmt: skip
         for name, one in section.items():
-            wall, cpu = one["rows_per_second"], one["rows_per_cpu_second"]
+            wall, cpu, memory = one["rows_per_second"], one["rows_per_cpu_second"], one["peak_mib"]["median"]
             lines.append(
                 f"| {NAMES[name]} | {wall['median']:,.0f} | {wall['low']:,.0f} to {wall['high']:,.0f} | "
-                f"{cpu['median']:,.0f} | {cpu['low']:,.0f} to {cpu['high']:,.0f} | {one['peak_mib']['median']:,.0f} MiB | "
+                f"{cpu['median']:,.0f} | {cpu['low']:,.0f} to {cpu['high']:,.0f} | {memory:,.0f} MiB | "
                 f"{'yes' if one['exact'] else '**no: disqualified**'} |"
             )
         lines.append("")

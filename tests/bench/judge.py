@@ -47,7 +47,7 @@ def _judge_steps(result: Result) -> list[Verdict]:
     ours, scan = (result["verification"][name]["rows_per_cpu_second"]["median"] for name in ("accession", "scan"))
     return [
         Verdict("staging: at least 30,000 user_book rows a CPU second", f"{staged:,.0f}", staged >= 30_000),
-        Verdict("verification: at least 4 times fewer CPU seconds an item than a boto3 scan", f"{ours / scan:.1f} times",
+        Verdict("verification: at least 4 times fewer CPU seconds than a boto3 scan", f"{ours / scan:.1f} times",
                 ours / scan >= 4),
     ]  # fmt: skip
 
@@ -75,7 +75,7 @@ def _judge_control(result: Result) -> list[Verdict]:
     cap = result["cap"]
     off = cap["measured"] / cap["cap"] - 1
     verdicts = [
-        Verdict(f"a cap of {cap['cap']:,} units/s, shared by {cap['tasks']} tasks, within 5 % over {cap['seconds']:.0f} s",
+        Verdict(f"a cap of {cap['cap']:,} units/s shared by {cap['tasks']} tasks: within 5 % in {cap['seconds']:.0f} s",
                 f"{off:+.1%}", abs(off) <= 0.05)
     ]  # fmt: skip
     names = ("found", "found again within 10 s of doubling", "found again within 10 s of halving")

@@ -1,4 +1,4 @@
-"""Where the bench works: MiniStack for S3, the stand-in for DynamoDB, child processes that do the work, one at a time."""
+"""Where the bench works: MiniStack for S3, the stand-in for DynamoDB, child processes that do the work."""
 
 import http.client
 import json

@@ -2,14 +2,14 @@
 
     python tests/bench/standin.py            # prints its port, ends when its standard input closes
 
-A write in the fast path is kept as the bytes that came, and answered: nothing is parsed. What came is parsed, counted and
-checksummed when somebody asks, outside the measured time. Then it also answers DescribeTable, BatchGetItem, Query and
-Scan from what it was sent; a Scan's pages are made beforehand. With a limit it enforces write units a second out of a
-bucket as DynamoDB does: what fits is taken, the rest is handed back, and a request of which nothing fits is refused with
-its ThrottlingReasons.
+A write in the fast path is kept as the bytes that came, and answered: nothing is parsed. What came is parsed, counted
+and checksummed when somebody asks, outside the measured time. Then it also answers DescribeTable, BatchGetItem, Query
+and Scan from what it was sent; a Scan's pages are made beforehand. With a limit it enforces write units a second out of
+a bucket as DynamoDB does: what fits is taken, the rest is handed back, and a request of which nothing fits is refused
+with its ThrottlingReasons.
 
-Spoken: CreateTable, DescribeTable, PutItem, BatchWriteItem (puts), BatchGetItem, Query (equality), Scan. Anything else is
-a ValidationException. `StandIn.<Command>` in X-Amz-Target steers it, see `Server.command`.
+Spoken: CreateTable, DescribeTable, PutItem, BatchWriteItem (puts), BatchGetItem, Query (equality), Scan. Anything else
+is a ValidationException. `StandIn.<Command>` in X-Amz-Target steers it, see `Server.command`.
 """
 
 import asyncio
@@ -145,7 +145,7 @@ class Server:
 
     def handle(self, target: bytes, body: bytes) -> bytes:
         self.requests += 1
-        if target == b"BatchWriteItem" or target == b"PutItem":
+        if target in {b"BatchWriteItem", b"PutItem"}:
             return self.write(target, body)
         name = target.decode()
         try:

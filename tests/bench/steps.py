@@ -2,8 +2,8 @@
 
     python tests/bench/steps.py '{"step": "stage", "name": "user", …}'
 
-The calls are those of plugins/accession_airflow/tasks.py, with the clients of aws.py; Airflow itself is imported, as in a
-worker, but no scheduler takes part.
+The calls are those of plugins/accession_airflow/tasks.py, with the clients of aws.py; Airflow itself is imported, as in
+a worker, but no scheduler takes part.
 """
 
 import json
@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accession_airflow.aws import connect_dynamodb, connect_s3
 from measure import measured
 
 from accession.change_set import load_index
 from accession.dynamodb import DynamoDB
+from accession.executed import Share
 from accession.manifest import load_manifest, start_run
 from accession.mapping import MAPPINGS, load_mapping
 from accession.migrate import migrate_part
@@ -26,14 +26,16 @@ from accession.stage import stage_entity
 from accession.state import Fence, open_target
 from accession.store import Store
 from accession.verify import verify_entity
+from accession_airflow.aws import connect_dynamodb, connect_s3
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
 
 
 def run(step: str, bucket: str, environment: str, **given: Any) -> dict[str, Any]:
     store = Store(connect_s3(), bucket, MAPPING.name, environment)
+    share = Share(store, given["run"], given["cap"]) if given.get("cap") else None
     fence = Fence(store, given["run"], given["epoch"]).check if given.get("epoch") is not None else None
-    dynamodb = DynamoDB(connect_dynamodb(), check=fence, write_units_per_second=given.get("cap"))
+    dynamodb = DynamoDB(connect_dynamodb(), check=fence, write_units_per_second=share)
     function = {"backup": backup, "stage": stage, "plan": plan, "open": open_run, "migrate": migrate, "verify": verify}
     with measured() as cost:
         result = function[step](store, dynamodb, given)
