@@ -70,6 +70,10 @@ class Stack:
         """Run `docker compose` on all services; what it wrote to stdout."""
         return self._call(["docker", "compose", "--profile", "local-aws", "--profile", "celery", *arguments])
 
+    def config(self) -> str:
+        """The stack as .env makes it, in JSON; starts nothing."""
+        return self._call(["docker", "compose", "config", "--format", "json"])
+
     def _call(self, command: list[str]) -> str:
         # Of the caller's settings none may count: what is tested is .env.
         theirs = ("AIRFLOW", "AWS", "COMPOSE", "EXECUTOR", "WORKERS", "ACCESSION", "MAKE", "MFLAGS")

@@ -3,6 +3,8 @@
 One story in four tests, each on what the one before left; about ten minutes on two cores. Skipped without an engine.
 """
 
+import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -136,6 +138,24 @@ def test_a_killed_worker_costs_nothing_but_time(stack: Stack, tmp_path: Path) ->
         assert counts["put"] == counts["verified"] == rows
         assert counts["missing"] == counts["mismatched"] == counts["conflicts"] == counts["unexpected"] == 0
     assert took < KILLED_SECONDS
+
+
+def test_real_aws_gets_the_profile_and_no_local_one(stack: Stack, tmp_path: Path) -> None:
+    other = Stack(tmp_path)
+    other.make(".env")
+    env = tmp_path / ".env"
+    example = env.read_text()
+    local, real = example.split("# Real AWS:")
+    ours = ("COMPOSE_PROFILES", "AWS_", "ACCESSION_BUCKET", "MINISTACK_PORT")
+    kept = [line for line in local.splitlines() if not line.startswith(ours)]
+    env.write_text("\n".join([*kept, "", "# Real AWS:" + re.sub("(?m)^#(?=[A-Z_]+=)", "", real)]))
+    services = json.loads(other.config())["services"]
+    assert not {"ministack", "deploy"} & set(services)
+    assert services["scheduler"]["environment"]["AWS_PROFILE"] == "my-profile"
+    assert "AWS_ENDPOINT_URL" not in services["scheduler"]["environment"]
+    [profile] = [one for one in services["scheduler"]["volumes"] if one["target"] == "/home/airflow/.aws"]
+    assert profile["source"] == "/home/me/.aws"
+    assert profile["read_only"]
 
 
 def wait_for_victim(stack: Stack, run: str, seconds: float) -> str:
