@@ -61,8 +61,8 @@ class _Params(BaseModel):
 class MigrateParams(_Params):
     """Params of `migrate_<mapping>`."""
 
-    source: str = Field(
-        "",
+    source: str | None = Field(
+        None,
         title="SQLite file",
         description="Path on the workers, or `s3://bucket/key`. It is read, never written. "
         "Empty: the environment variable `ACCESSION_SOURCE` of the workers.",
