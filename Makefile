@@ -102,7 +102,7 @@ down: .env ## stop the stack; runs, tables and artifacts stay
 
 .PHONY: clean
 clean: .env ## stop the stack and remove its runs, tables, artifacts and image; .env and ./data stay
-	@image=$$($(COMPOSE) config --images init); \
+	@image=$$($(COMPOSE) config --images init | grep -- '-airflow$$'); \
 	$(COMPOSE) $(ALL) down --remove-orphans --volumes; \
 	docker image rm "$$image" >/dev/null 2>&1 || true
 
@@ -142,6 +142,10 @@ test-ui: $(READY) ## a browser in Airflow's UI: trigger, approve, audit; makes d
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --yes \
 	  --no-install-recommends chromium >/dev/null; } || { echo "Chromium is missing: apt-get install chromium" >&2; exit 1; }
 	@$(PYTHON) -m pytest tests/ui -m ui
+
+.PHONY: test-paths
+test-paths: $(READY) ## every way that a run can go, under a real scheduler (5 minutes)
+	@$(PYTHON) -m pytest tests/dags -m paths
 
 .PHONY: test-readme
 test-readme: $(READY) ## every command of the README as it stands, a killed run and its resume too (3 minutes)

@@ -40,14 +40,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
             stack.show_logs()
     finally:
         stack.make("clean")
-        left = subprocess.run(
-            ["docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={stack.name}"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        assert not left, "make clean left containers"
+        for kind, among in (("container", ["--all"]), ("volume", []), ("network", [])):
+            label = f"label=com.docker.compose.project={stack.name}"
+            assert not ask_engine(kind, "ls", "--quiet", *among, "--filter", label), f"make clean left a {kind}"
+        assert not ask_engine("image", "ls", "--quiet", f"{stack.name}-airflow"), "make clean left the image"
         stack.tell("taken down")
+
+
+def ask_engine(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_up_is_healthy_private_and_without_root(stack: Stack) -> None:
@@ -119,7 +120,7 @@ def test_a_killed_worker_costs_nothing_but_time(stack: Stack, tmp_path: Path) ->
     victim = wait_for_victim(stack, run, 400)
     stack.tell(f"half of {sum(ROWS.values()):,} rows migrated {time.monotonic() - began:.0f} s after the trigger")
     killed = time.monotonic()
-    subprocess.run(["docker", "kill", "--signal", "KILL", victim], check=True, capture_output=True)
+    ask_engine("kill", "--signal", "KILL", victim)
     stack.tell(f"killed worker {victim}")
     report = stack.wait(run, KILLED_SECONDS)
     took = time.monotonic() - killed
