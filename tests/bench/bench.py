@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from judge import Verdict, judge
-from lab import BENCH_PYTHON, HERE, REPO, open_lab
+from lab import BENCH_PYTHON, HERE, REPO, Prepared, open_lab
 from sections import (
     OTHERS,
     measure_cap,
@@ -50,7 +50,7 @@ FULL: dict[str, Any] = {
     "sizes": [50_000, 100_000, 1_000_000],
     "growth_rounds": {50_000: 1, 100_000: 3, 1_000_000: 1},
     "cap": (4_000, 60.0),
-    "limit": (4_000, 17.0),
+    "limit": (10_000, 17.0),
 }
 QUICK: dict[str, Any] = {
     "rows": 40_000,
@@ -62,7 +62,7 @@ QUICK: dict[str, Any] = {
     "sizes": [20_000, 40_000, 80_000],
     "growth_rounds": {20_000: 1, 40_000: 1, 80_000: 1},
     "cap": (4_000, 10.0),
-    "limit": (2_000, 14.0),
+    "limit": (4_000, 12.0),
 }
 
 
@@ -87,9 +87,13 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
         section("load", lambda: measure_load(lab, library, counts, rounds))
         section("verification", lambda: measure_verification(lab, library, rounds))
         section("cap", lambda: measure_cap(lab, library, *scale["cap"]))
-        section("limit", lambda: measure_limit(lab, library, *scale["limit"]))
         section("workers", lambda: measure_workers(lab, library, 0.04, min(rounds, 3)))
-        section("growth", lambda: measure_growth(lab, scale["sizes"], scale["growth_rounds"]))
+
+        def measure_with_largest(largest: Prepared) -> None:
+            section("limit", lambda: measure_limit(lab, largest, *scale["limit"]))
+
+        growth = scale["sizes"], scale["growth_rounds"]
+        section("growth", lambda: measure_growth(lab, *growth, measure_with_largest))
     return result
 
 

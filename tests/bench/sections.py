@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -116,8 +117,10 @@ def measure_verification(lab: Lab, library: Prepared, rounds: int) -> dict[str, 
 # 3. Flat and linear
 
 
-def measure_growth(lab: Lab, sizes: list[int], rounds: dict[int, int]) -> dict[str, Any]:
-    """Stage, migrate and verify libraries of each size; the rows are those of all three tables."""
+def measure_growth(
+    lab: Lab, sizes: list[int], rounds: dict[int, int], with_largest: Callable[[Prepared], None]
+) -> dict[str, Any]:
+    """Stage, migrate and verify libraries of each size; `with_largest` gets the last one before it goes."""
     sizes_found: dict[str, Any] = {}
     for rows in sizes:
         environment = f"r{rows}"
@@ -137,6 +140,8 @@ def measure_growth(lab: Lab, sizes: list[int], rounds: dict[int, int]) -> dict[s
                 peaks[f"verify.{name}"] = max(proof["rss_peak"], peaks.get(f"verify.{name}", 0))
             tasks.setdefault("migrate", []).append(done)
             tasks.setdefault("verify", []).append(proof)
+        if rows == sizes[-1]:
+            with_largest(library)
         for name in ("user", "book", "user_book"):
             lab.tell("StandIn.Empty", table=lab.table(environment, name))
         empty_bucket(lab, environment)
