@@ -41,6 +41,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command; 0 when all is well, 1 after a failure, 2 after a wrong call, 130 after Ctrl-C, 141 unread."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     options = _make_parser().parse_args(arguments)
+    if region := os.environ.get("AWS_REGION"):  # which boto3 does not read
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
     try:
         return int(options.command(options))
     except ParamsError as error:

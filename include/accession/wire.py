@@ -169,7 +169,7 @@ class Wire:
                 f"({type(error).__name__}): set them in the environment or in the Airflow connection"
             ) from error
         except NoRegionError as error:
-            raise AccessError("no AWS region is set: set AWS_REGION or the region of the Airflow connection") from error
+            raise AccessError("no AWS region is set: set AWS_DEFAULT_REGION or the region of the Airflow connection") from error
         except ConnectionBrokenError as error:
             raise _PassingError(str(error)) from error
         except (ConnectionError, HTTPClientError) as error:  # of a service that hands out credentials
@@ -246,7 +246,7 @@ def _permanent(code: str, message: str, operation: str, table: str, region: str)
     if code in {"ResourceNotFoundException", "TableNotFoundException"}:
         return TargetError(
             f"table {table} does not exist in {region}: run make deploy ENVIRONMENT=<environment> first, "
-            "or point AWS_REGION and AWS_ENDPOINT_URL at where it is"
+            "or point AWS_DEFAULT_REGION and AWS_ENDPOINT_URL at where it is"
         )
     if code in _NO_ACCESS:
         return AccessError(

@@ -1,5 +1,6 @@
 """AWS clients from the Airflow connection `aws_default` and boto3's own environment."""
 
+import os
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -11,9 +12,16 @@ CONNECTION = "aws_default"
 
 def connect_dynamodb() -> Any:
     """A DynamoDB client with the library's retry settings."""
-    return AwsGenericHook(CONNECTION, client_type="dynamodb", config=dynamodb.client_config()).get_conn()
+    return _connect("dynamodb", dynamodb.client_config())
 
 
 def connect_s3() -> Any:
     """An S3 client with the library's retry settings."""
-    return AwsGenericHook(CONNECTION, client_type="s3", config=store.client_config()).get_conn()
+    return _connect("s3", store.client_config())
+
+
+def _connect(service: str, config: Any) -> Any:
+    # AWS's own container services set AWS_REGION, which boto3 does not read.
+    if region := os.environ.get("AWS_REGION"):
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
+    return AwsGenericHook(CONNECTION, client_type=service, config=config).get_conn()

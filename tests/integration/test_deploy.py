@@ -160,7 +160,7 @@ def test_no_credentials_no_region_nobody_there(aws: LocalAws, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.delenv("AWS_REGION")
         patch.delenv("AWS_DEFAULT_REGION")
-        with pytest.raises(AccessError, match="There is no AWS region: set AWS_REGION"):
+        with pytest.raises(AccessError, match="There is no AWS region: set AWS_DEFAULT_REGION"):
             deploy("dev")
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
