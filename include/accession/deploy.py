@@ -235,7 +235,7 @@ def _explain() -> Iterator[None]:
             "There are no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         ) from error
     except NoRegionError as error:
-        raise AccessError("There is no AWS region: set AWS_DEFAULT_REGION, such as AWS_DEFAULT_REGION=eu-north-1.") from error
+        raise AccessError("There is no AWS region: set AWS_DEFAULT_REGION=eu-north-1, or yours.") from error
     except EndpointConnectionError as error:
         raise TransientError(f"Nothing answers at {error.kwargs['endpoint_url']}: check AWS_ENDPOINT_URL.") from error
     except ClientError as error:

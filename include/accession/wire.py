@@ -169,7 +169,7 @@ class Wire:
                 f"({type(error).__name__}): set them in the environment or in the Airflow connection"
             ) from error
         except NoRegionError as error:
-            raise AccessError("no AWS region is set: set AWS_DEFAULT_REGION or the region of the Airflow connection") from error
+            raise AccessError("there is no AWS region: set AWS_DEFAULT_REGION, or it in the connection") from error
         except ConnectionBrokenError as error:
             raise _PassingError(str(error)) from error
         except (ConnectionError, HTTPClientError) as error:  # of a service that hands out credentials
