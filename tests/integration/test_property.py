@@ -130,6 +130,7 @@ class History:
         self.last = MortalDriver(library, source, client=self.client)
         self.uuids: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.touched: list[tuple[str, int]] = []
         self.log: list[str] = []
         self.last_params: dict[str, Any] = {}
         with closing(sqlite3.connect(source)) as db, db:
@@ -237,9 +238,10 @@ class History:
                     self.rows[entity][row["id"]] = row
 
     def update(self, draw: random.Random) -> None:
-        """One attribute of one row."""
+        """One attribute of one row, often of one whose item the application touched."""
+        touched = [(e, self.rows[e][i]) for e, i in self.touched if i in self.rows[e]]
         with self.edit():
-            if picked := self.pick(draw):
+            if picked := draw.choice(touched) if touched and draw.random() < 0.5 else self.pick(draw):
                 entity, row = picked
                 number = self.next()
                 values = {
@@ -336,7 +338,7 @@ class History:
     def use(self, draw: random.Random) -> None:
         """The application changes, enriches, deletes or creates an item."""
         items = [(entity, name) for entity in SPECS for name in self.model.tables[entity]]
-        how = draw.choice(("change", "change", "add", "delete", "create"))
+        how = draw.choice(("change", "change", "add", "add", "delete", "create"))
         self.edits += 1
         if how == "create" or not items:
             entity, name = draw.choice(sorted(SPECS)), f"alien-{self.next()}"
@@ -346,6 +348,8 @@ class History:
         entity, name = draw.choice(items)
         item = dict(self.model.tables[entity][name])
         self.say(f"{how} {name}")
+        if name in self.uuids:
+            self.touched.append((entity, int(name.split("/")[1])))
         if how == "delete":
             del self.model.tables[entity][name]
             delete_item(self.library, entity, self.uuids.get(name, name))
