@@ -21,6 +21,9 @@ set that was shown; every item written is then proved equal to the source; and a
 before `open_run` wrote nothing. After a rollback, clear `open_run` with its downstream tasks to write the same change set
 again, or trigger a new run. A run that died and left the target open is finished with param `resume`, or undone with the
 DAG `rollback_…`. Nothing else may write until one of the two was done.
+
+**Stop a run** by marking it failed: what it wrote is undone (or kept, as `on_failure` says), and it is reported. Clearing a
+task of a run that is committed writes nothing; clearing `backup` with its downstream tasks starts a new run.
 """
 
 import os
