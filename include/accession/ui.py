@@ -85,7 +85,8 @@ def _interrupt(*_: object) -> None:
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads on
+        print(line, flush=True)
 
 
 @contextlib.contextmanager
