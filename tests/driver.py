@@ -14,13 +14,14 @@ from accession.manifest import Manifest, load_manifest, start_run
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.migrate import Executed, migrate_part, remove_items
 from accession.outcome import Ended, end_run
+from accession.ownership import Fence, open_target
 from accession.params import MigrateParams, check_params
 from accession.plan import Plan, make_plan, refuse_plan
 from accession.preflight import check_all, check_empty
 from accession.report import Report
 from accession.rollback import Rollback, take_for_undo, undo_run
 from accession.stage import stage_entity
-from accession.state import Fence, load_state, open_target
+from accession.state import load_state
 from accession.store import Store
 from accession.verify import Verification, verify_entity
 from conftest import Library

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accession.manifest import Document, run_path
-from accession.state import CHECK_SECONDS
+from accession.ownership import CHECK_SECONDS
 from accession.store import Store
 
 

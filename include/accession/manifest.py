@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from accession.errors import RefusedError, SourceError, StoreError
 from accession.items import TRANSFORM_VERSION
 from accession.mapping import Mapping
+from accession.ownership import refuse_if_taken
 from accession.params import MigrateParams
 from accession.snapshot import take_snapshot
-from accession.state import create_state, load_state, refuse_if_taken
+from accession.state import create_state, load_state
 from accession.store import Store
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ done is a conflict: listed, kept, and under `on_conflict=refuse` an error at the
 """
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,14 +14,14 @@ from typing import Any, TypeVar
 import orjson
 
 from accession.change_set import Change, Index, Part, load_index, read_changes, read_lines, split_put
-from accession.dynamodb import REQUEST_TIMEOUT_SECONDS, DynamoDB
+from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.executed import Executed, Kept, executed_path, started_path
 from accession.items import checksum_item
 from accession.manifest import Manifest
 from accession.mapping import Mapping
+from accession.ownership import expect_open
 from accession.progress import Progress
-from accession.state import CHECK_SECONDS, expect_open
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
@@ -30,13 +29,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_KEYS = 1000  # keys read from the target at once, ten BatchGetItem requests
-SETTLE_SECONDS = CHECK_SECONDS + REQUEST_TIMEOUT_SECONDS  # after which a writer of an older epoch has stopped
-
-
-def settle(sleep: Any = time.sleep) -> None:
-    """Wait until every writer of an older epoch has seen the new one, or its last request has ended."""
-    logger.info("waiting %.0f s, so that writers of an older epoch have stopped", SETTLE_SECONDS)
-    sleep(SETTLE_SECONDS)
 
 
 def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

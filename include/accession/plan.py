@@ -226,9 +226,10 @@ def _show_import(plan: Plan) -> list[str]:
 
 def show_plan(plan: Plan, *, samples: bool = True) -> str:
     """The plan as Markdown: with samples of the changes for the approval, without them for the log."""
-    left_out = f", {plan.rejected:,} rows are left out" if plan.rejected else ""
+    writes = f"{plan.writes:,} item{'' if plan.writes == 1 else 's'} to write"
+    left_out = f", {plan.rejected:,} row{'' if plan.rejected == 1 else 's'} left out" if plan.rejected else ""
     lines = [
-        f"**Run {plan.run}: {plan.writes:,} items to write{left_out}**",
+        f"**Run {plan.run}: {writes}{left_out}**",
         "",
         "| entity | table | put | update | delete | unchanged | rejected | conflicts |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -7,9 +7,10 @@ from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError, TargetError
 from accession.manifest import check_resumable
 from accession.mapping import Attribute, Entity, Mapping
+from accession.ownership import refuse_if_taken
 from accession.params import MigrateParams
 from accession.source import check_source
-from accession.state import load_state, refuse_if_taken
+from accession.state import load_state
 from accession.store import Store
 
 logger = logging.getLogger(__name__)

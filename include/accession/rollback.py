@@ -17,8 +17,9 @@ from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import READ_KEYS, split_batches
+from accession.ownership import reopen_head, show_rollback, take_over
 from accession.progress import Progress
-from accession.state import LogRecord, State, append_record, load_state, reopen_head, show_rollback, take_over
+from accession.state import LogRecord, State, append_record, load_state
 from accession.store import Store
 
 logger = logging.getLogger(__name__)

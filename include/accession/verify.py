@@ -32,8 +32,8 @@ from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import split_batches
+from accession.ownership import expect_open
 from accession.progress import Progress
-from accession.state import expect_open
 from accession.store import Store
 from accession.tally import PRIME, Tally, find_bucket
 

@@ -75,7 +75,7 @@ def _connect(job: Job, run: str | None = None, epoch: int | None = None) -> Any:
     """DynamoDB for reading, or, with an epoch, for writing under the fence."""
     from accession.dynamodb import DynamoDB
     from accession.executed import Share
-    from accession.state import Fence
+    from accession.ownership import Fence
     from accession_airflow.aws import connect_dynamodb
 
     if run is None or epoch is None:
@@ -174,10 +174,10 @@ def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
 def open_run(job: Job, context: Any, run: str) -> int:
     """Take the target, or skip: on a dry run and an empty change set nothing below is to be done."""
     from accession.manifest import load_manifest
-    from accession.migrate import settle
+    from accession.ownership import open_target, settle, take_over
     from accession.plan import load_plan
     from accession.preflight import check_empty
-    from accession.state import load_state, open_target, take_over
+    from accession.state import load_state
 
     manifest = load_manifest(job.store, run)
     if job.params.resume:
@@ -244,9 +244,8 @@ def ask_application(job: Job, context: Any) -> int | None:
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     """Undo the run if something below `open_run` failed and the params say so; else skip."""
     from accession.manifest import load_manifest
-    from accession.migrate import settle
+    from accession.ownership import settle, take_over
     from accession.rollback import undo_run
-    from accession.state import take_over
 
     if not _has_failed(context):
         raise AirflowSkipException("everything succeeded: nothing is to be undone")
@@ -368,7 +367,7 @@ def check_rollback(job: Job, context: Any) -> str:
 def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Undo the tables, prove it and close the target."""
     from accession.manifest import load_manifest
-    from accession.migrate import settle
+    from accession.ownership import settle
     from accession.rollback import take_for_undo, undo_run
 
     if not job.params.target:

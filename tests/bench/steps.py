@@ -19,11 +19,11 @@ from accession.executed import Share
 from accession.manifest import load_manifest, start_run
 from accession.mapping import MAPPINGS, load_mapping
 from accession.migrate import migrate_part
+from accession.ownership import Fence, open_target
 from accession.params import MigrateParams
 from accession.plan import make_plan
 from accession.sample import write_sample
 from accession.stage import stage_entity
-from accession.state import Fence, open_target
 from accession.store import Store
 from accession.verify import verify_entity
 from accession_airflow.aws import connect_dynamodb, connect_s3

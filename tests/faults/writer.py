@@ -12,7 +12,7 @@ from accession.errors import FencedError
 from accession.manifest import load_manifest
 from accession.mapping import MAPPINGS, load_mapping
 from accession.migrate import migrate_part
-from accession.state import Fence
+from accession.ownership import Fence
 from accession.store import Store
 
 

@@ -21,13 +21,14 @@ from accession.manifest import Manifest, run_path, start_run
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.migrate import migrate_part, remove_items
 from accession.outcome import Ended, end_run, seal_target
+from accession.ownership import Fence, open_target, take_over
 from accession.params import MigrateParams
 from accession.plan import make_plan
 from accession.report import Report
 from accession.rollback import take_for_undo, undo_run
 from accession.sample import write_sample
 from accession.stage import stage_entity
-from accession.state import Fence, log_path, open_target, take_over
+from accession.state import log_path
 from accession.store import Store
 from accession.verify import verify_entity
 

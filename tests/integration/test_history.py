@@ -11,8 +11,9 @@ import pytest
 from accession.errors import ConflictError, FencedError, RefusedError
 from accession.mapping import MAPPINGS, load_mapping
 from accession.outcome import seal_target, unseal_target
+from accession.ownership import take_over
 from accession.sample import write_sample
-from accession.state import load_state, take_over
+from accession.state import load_state
 from conftest import Library
 from driver import Driver
 

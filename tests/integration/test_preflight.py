@@ -21,8 +21,9 @@ from accession.errors import (
 )
 from accession.mapping import MAPPINGS, load_mapping
 from accession.outcome import seal_target
+from accession.ownership import open_target
 from accession.sample import write_sample
-from accession.state import create_state, open_target
+from accession.state import create_state
 from accession.store import Store
 from conftest import Library, LocalAws, table_definitions
 from driver import Driver

@@ -27,9 +27,10 @@ from accession.dynamodb import DynamoDB, client_config
 from accession.errors import ConflictError, RefusedError, TargetError, VerificationError
 from accession.manifest import Manifest
 from accession.outcome import seal_target, unseal_target
+from accession.ownership import take_over
 from accession.report import Report
 from accession.sample import SCHEMA
-from accession.state import load_state, take_over
+from accession.state import load_state
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from accession.executed import Share, count_parts_at_work, executed_path, started_path
-from accession.state import CHECK_SECONDS
+from accession.ownership import CHECK_SECONDS
 from accession.store import Store
 from conftest import Library
 

@@ -8,11 +8,10 @@ import boto3
 import pytest
 
 from accession.errors import FencedError, RefusedError, StoreError
+from accession.ownership import CHECK_SECONDS, Fence, open_target, reopen_head, take_over
 from accession.state import (
-    CHECK_SECONDS,
     NO_HASH,
     PATH,
-    Fence,
     LogRecord,
     Open,
     Seal,
@@ -21,10 +20,7 @@ from accession.state import (
     create_state,
     load_state,
     log_path,
-    open_target,
     parse_state,
-    reopen_head,
-    take_over,
 )
 from accession.store import Store
 
@@ -108,7 +104,7 @@ def test_a_target_is_taken_by_one_run_and_refused_to_others_with_both_commands(s
         open_target(store, TWO, None)
     environment = store.environment
     assert f"  make migrate ENVIRONMENT={environment} RESUME={ONE}\n" in str(refused.value)
-    undo = f"  make rollback RUN={ONE} ENVIRONMENT={environment} CONF='{{\"approval\": \"never\"}}'"
+    undo = f'  make rollback RUN={ONE} ENVIRONMENT={environment} CONF=\'{{"approval": "never"}}\''
     assert str(refused.value).endswith(undo), "outside local and dev it would ask, and nobody could answer"
     assert load(store).open == Open(run=ONE, epoch=1)
 
