@@ -2,8 +2,9 @@
 
 botocore works out serialiser, endpoint, user agent, hooks and parser anew for each call: half of a request's CPU time.
 Here its endpoint and its signer (whose credentials refresh themselves) are taken from a call that its own events stop
-before it leaves, and its connections (pool, TLS, proxy, time limits) from its HTTP session: none of these is ours. The
-session is private to botocore: tests/integration/test_dynamodb.py fails when a new version moves it.
+before it leaves, and the prepared request goes out through its HTTP session (pool, TLS, proxy, time limits): none of
+these is ours. That the client holds its session at `_endpoint.http_session` is private to botocore:
+tests/integration/test_dynamodb.py fails when a new version moves it.
 """
 
 import logging
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import urllib3
 from botocore.awsrequest import AWSRequest, AWSResponse
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # One warning a connection that the server closed would drown the log; each such request is retried and counted.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
-_AS_BOTOCORE_SAYS = {"NewConnectionError": "EndpointConnectionError", "ProtocolError": "ConnectionClosedError"}
-
 
 class Answer(NamedTuple):
     """An HTTP answer. `is_whole`: it matches the checksum that DynamoDB sent with it, if it did."""
@@ -31,10 +29,6 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     is_whole: bool
-
-
-class ConnectionBrokenError(Exception):
-    """Nothing came back; whether the request arrived is not known. The message names the kind of failure."""
 
 
 class _Nothing:
@@ -47,7 +41,7 @@ class _Nothing:
 class Channel:
     """Sends prepared bytes to where `client` would. Safe for many threads.
 
-    Raises botocore's own errors where a region or credentials are missing, ConnectionBrokenError when sending fails.
+    Raises botocore's own errors: no region, no credentials, and HTTPClientError or ConnectionError when sending fails.
     """
 
     def __init__(self, client: "DynamoDBClient") -> None:
@@ -74,7 +68,7 @@ class Channel:
             events.unregister("before-send.dynamodb.DescribeLimits", stop)
         self._url, self._signer = known["url"], known["signer"]
         self._user_agent = client.meta.config.user_agent  # type: ignore[attr-defined]
-        self._pool, self._target = _open_pool(client, self._url)
+        self._session = client._endpoint.http_session  # type: ignore[attr-defined]
 
     def send(self, operation: str, body: bytes) -> Answer:
         """POST `body` for `operation` ("BatchWriteItem"), signed; one attempt."""
@@ -85,28 +79,7 @@ class Channel:
         }
         request = AWSRequest("POST", self._url, headers, body)
         self._signer.sign(operation, request)
-        try:
-            answer = self._pool.urlopen(
-                "POST",
-                self._target,
-                body=body,
-                headers=dict(request.headers.items()),
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                decode_content=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            name = type(error).__name__
-            raise ConnectionBrokenError(_AS_BOTOCORE_SAYS.get(name, name)) from error
+        answer = self._session.send(request.prepare())
         checksum = answer.headers.get("x-amz-crc32")
-        return Answer(answer.status, answer.data, checksum is None or int(checksum) == zlib.crc32(answer.data))
-
-
-def _open_pool(client: Any, url: str) -> tuple[urllib3.HTTPConnectionPool, str]:
-    """The connections that botocore would use for `url`, and what to ask of them; as URLLib3Session.send finds them."""
-    session = client._endpoint.http_session
-    proxy = session._proxy_config.proxy_url_for(url)
-    pool = session._get_connection_manager(url, proxy).connection_from_url(url)
-    session._setup_ssl_cert(pool, url, session._verify)
-    return pool, session._get_request_target(url, proxy)
+        body = answer.content
+        return Answer(answer.status_code, body, checksum is None or int(checksum) == zlib.crc32(body))

@@ -27,7 +27,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from accession.channel import Answer, Channel, ConnectionBrokenError
+from accession.channel import Answer, Channel
 from accession.errors import AccessError, AccessionError, PermanentError, TargetError, TransientError
 from accession.threads import stopped
 
@@ -170,9 +170,7 @@ class Wire:
             ) from error
         except NoRegionError as error:
             raise AccessError("there is no AWS region: set AWS_DEFAULT_REGION, or it in the connection") from error
-        except ConnectionBrokenError as error:
-            raise _PassingError(str(error)) from error
-        except (ConnectionError, HTTPClientError) as error:  # of a service that hands out credentials
+        except (ConnectionError, HTTPClientError) as error:
             raise _PassingError(type(error).__name__) from error
         except BotoCoreError as error:
             raise PermanentError(f"dynamodb:{operation} on table {table} failed: {type(error).__name__}") from error
