@@ -351,7 +351,11 @@ class _Staging:
         return str(orphan)
 
     def _stage_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
-        """An item whose row is gone, or whose row id belongs to another thing now."""
+        """An item whose row is gone, or whose row id belongs to another thing now. One that we never wrote is not ours
+        to delete."""
+        if recorded.checksum == NEVER_WRITTEN:
+            self.entries.append(_keep(old_key, recorded, "tombstone", latest))
+            return
         if self.manifest.policy("deletes") == "keep":
             self._count("kept_back")
             self.entries.append(_keep(old_key, recorded, "kept_delete", latest))

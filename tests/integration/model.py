@@ -261,6 +261,9 @@ class _Planning:
     def plan_deletion(self, entity: str, thing: tuple[int, int]) -> None:
         entries = self.plans.entries[entity]
         entry = entries[thing]
+        if entry.written is None:  # it was there before us, and is not ours to delete
+            entries[thing] = replace(entry, state="tombstone")
+            return
         if self.deletes == "keep":
             entries[thing] = replace(entry, state="kept_delete")
             return

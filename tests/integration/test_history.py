@@ -447,3 +447,15 @@ def test_a_mapping_with_another_identity_keeps_every_id(library: Library, source
     second = Driver(library, source, mapping=load_mapping(other))
     assert second.run().status == "unchanged"
     assert ids(first, "book") == ids(second, "book")
+
+
+def test_an_item_that_was_there_before_us_is_never_deleted(library: Library, source: Path) -> None:
+    first = run(library, source)
+    key = ids(first, "user_book")[5]
+    first.undo()
+    change_target(library, "user_book", "user_book_id", key, status={"S": "the app's"})
+    second = run(library, source, existing_items="keep", on_conflict="keep")
+    assert tables(second)["user_book"][key]["status"] == {"S": "the app's"}
+    edit(source, "DELETE FROM user_book WHERE id = 5")
+    third = run(library, source, on_conflict="overwrite")
+    assert tables(third)["user_book"][key]["status"] == {"S": "the app's"}
