@@ -1,6 +1,7 @@
 """Later runs: the second and every one after it, exact, minimal and safe (DESIGN §3, §4)."""
 
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from accession.errors import ConflictError, FencedError, RefusedError
+from accession.errors import ConflictError, FencedError, RefusedError, SourceError
+from accession.manifest import fetch_backup
 from accession.mapping import MAPPINGS, load_mapping
 from accession.outcome import seal_target, unseal_target
 from accession.ownership import take_over
@@ -459,3 +461,29 @@ def test_an_item_that_was_there_before_us_is_never_deleted(library: Library, sou
     edit(source, "DELETE FROM user_book WHERE id = 5")
     third = run(library, source, on_conflict="overwrite")
     assert tables(third)["user_book"][key]["status"] == {"S": "the app's"}
+
+
+def test_a_run_that_uses_a_backup_again_makes_it_young_again(library: Library, source: Path) -> None:
+    first = run(library, source)
+    s3 = library.aws.client("s3")
+    key = f"{first.store.prefix}backups/{first.manifest.snapshot.sha256}.db"
+    before = s3.head_object(Bucket=library.bucket, Key=key)["LastModified"]
+    time.sleep(1.1)
+    run(library, source)
+    assert s3.head_object(Bucket=library.bucket, Key=key)["LastModified"] > before
+    tags = s3.get_object_tagging(Bucket=library.bucket, Key=key)["TagSet"]
+    assert tags == [{"Key": "accession", "Value": "backup"}]
+
+
+def test_a_backup_is_fetched_whole_until_it_expired_and_says_so_after(
+    library: Library, source: Path, tmp_path: Path
+) -> None:
+    driver = run(library, source)
+    (tmp_path / "out").mkdir()
+    backup = fetch_backup(driver.store, driver.manifest, tmp_path / "out")
+    with closing(sqlite3.connect(backup)) as db:
+        assert db.execute("SELECT count(*) FROM book").fetchone() == (8,)
+    key = f"{driver.store.prefix}backups/{driver.manifest.snapshot.sha256}.db"
+    library.aws.client("s3").delete_object(Bucket=library.bucket, Key=key)
+    with pytest.raises(SourceError, match=f"the backup of run {driver.run_name} has expired"):
+        fetch_backup(driver.store, driver.manifest, tmp_path / "out")
