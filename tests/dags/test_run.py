@@ -3,6 +3,8 @@
 import json
 import re
 import sqlite3
+import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +128,32 @@ def test_a_failing_run_tells_no_secrets_either(
     left = ran.leftovers()
     assert [path for path, data in left.items() if b"hidden0000" in data or b"secret!" in data] == []
     assert "hidden0000" not in caplog.text
+
+
+def test_a_source_that_changes_during_the_run_is_reported_with_its_rows_then_and_now(
+    airflow_home: Path, aws: LocalAws, tmp_path: Path
+) -> None:
+    library = make_library(aws)
+    source = write_sample(tmp_path / "site.db", users=5, books=5, user_books=5, orphans=0, odd=0)
+    s3 = aws.client("s3", region_name=aws.region)
+    edited = threading.Event()
+
+    def edit_after_backup() -> None:
+        for _ in range(600):
+            found = s3.list_objects_v2(Bucket=library.bucket, Prefix=f"book_library/{library.environment}/runs/")
+            if found["KeyCount"]:
+                with closing(sqlite3.connect(source)) as connection, connection:
+                    connection.execute("INSERT INTO book (id, title, author) VALUES (99, 'late', 'comer')")
+                edited.set()
+                return
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=edit_after_backup)
+    watcher.start()
+    ran = run_dag(airflow_home, library, source)
+    watcher.join()
+    assert edited.is_set()
+    report = ran.report()
+    assert report["status"] == "verified"
+    assert report["source_changed_during_run"] is True
+    assert (report["snapshot"]["rows"]["book"], report["source_rows_now"]["book"]) == (5, 6)
