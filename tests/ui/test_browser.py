@@ -87,7 +87,9 @@ class Day:
         self.wait(name, "approve", "awaiting_input")
         time.sleep(3)
         self.open(f"{self.path(name)}/tasks/approve/required_actions")
-        self.page.get_by_role("button", name=button, exact=True).click()
+        with self.page.expect_response(lambda answer: answer.request.method == "PATCH") as answered:
+            self.page.get_by_role("button", name=button, exact=True).click()
+        assert answered.value.ok, answered.value.text()
         self.wait(name, "approve", "success")
 
     def open_audit(self, name: str) -> Any:
@@ -243,12 +245,12 @@ def test_the_audit_fits_a_narrow_window(day: Day) -> None:
 
 def test_a_person_sees_the_change_set_and_rejects_it(day: Day) -> None:
     with closing(sqlite3.connect(day.folder / "site.db")) as connection, connection:
-        connection.execute("UPDATE book SET title = 'A title of my own' WHERE id = 17")
+        connection.execute("UPDATE book SET genre = 'A genre of my own' WHERE id = 17")
     day.trigger("rejected", approval="always")
     day.wait("rejected", "approve", "awaiting_input")
     day.open(f"{day.path('rejected')}/tasks/approve/required_actions")
-    day.page.get_by_text("1 items to write").or_(day.page.get_by_text("1 item to write")).first.wait_for()
-    assert "A title of my own" in day.page.content()
+    day.page.get_by_text("1 item to write, 2 rows left out").first.wait_for()
+    assert "A genre of my own" in day.page.content()
     day.answer("rejected", "Reject")
     assert day.wait("rejected", None, "success", "failed") == "failed"
     frame = day.open_audit("rejected")
@@ -277,7 +279,7 @@ def test_a_person_approves(day: Day) -> None:
 
 def test_a_run_that_fails_after_writing_is_rolled_back_and_says_so(day: Day) -> None:
     with closing(sqlite3.connect(day.folder / "site.db")) as connection, connection:
-        connection.execute("UPDATE book SET title = 'Another title' WHERE id = 18")
+        connection.execute("UPDATE book SET genre = 'Another genre' WHERE id = 18")
     day.trigger("rolled back", app_url=f"{day.url}/api/v2/no-such-page")
     assert day.wait("rolled back", None, "success", "failed") == "failed"
     frame = day.open_audit("rolled back")
