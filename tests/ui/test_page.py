@@ -5,6 +5,8 @@ import io
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -469,3 +471,13 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
     seconds, text_shown = measure("{run}/rows?entity=user_book&page=20000")
     assert "999999" in text_shown
     assert seconds < 1.0
+
+
+def test_the_plugin_costs_other_processes_no_fastapi() -> None:
+    """The scheduler, each worker and each parse load the plugin; FastAPI costs more than a second."""
+    code = (
+        "import sys; from airflow.plugins_manager import _get_plugins; names = [one.name for one in _get_plugins()[0]]; "
+        "print('accession' in names, 'fastapi' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "True False", done.stdout + done.stderr
