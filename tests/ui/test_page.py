@@ -476,7 +476,7 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
 def test_the_plugin_costs_other_processes_no_fastapi() -> None:
     """The scheduler, each worker and each parse load the plugin; FastAPI costs more than a second."""
     code = (
-        "import sys; from airflow.plugins_manager import _get_plugins; names = [one.name for one in _get_plugins()[0]]; "
+        "import sys; from airflow.plugins_manager import _get_plugins; names = [p.name for p in _get_plugins()[0]]; "
         "print('accession' in names, 'fastapi' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
