@@ -78,7 +78,7 @@ def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f'PRAGMA encoding = "{encoding}"')
-    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;")
+    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;")
     connection.executescript(SCHEMA.format(affinity=affinity))
     connection.execute("BEGIN")
     return connection
@@ -130,7 +130,7 @@ def finish_id_map(connection: sqlite3.Connection) -> None:
 def open_id_map(path: Path) -> sqlite3.Connection:
     """A finished map, read-only."""
     connection = sqlite3.connect(_address(path), uri=True, check_same_thread=False)
-    connection.execute("PRAGMA cache_size = -16000")
+    connection.execute("PRAGMA cache_size = -8000")
     return connection
 
 

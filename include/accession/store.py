@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
 CHUNK = 1024 * 1024
+# Two parts of 8 MB at once and a short queue to the disk: boto3's defaults hold up to 80 MB of an upload and 250 MB of
+# a download in memory, so that a task's memory would grow with its file.
+TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=CHUNK, max_io_queue=4)
 DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
@@ -139,14 +143,14 @@ class Store:
         digest = hash_file(file)
         with self._translated("s3:PutObject", path):
             extra = {"Tagging": BACKUP_TAG} if backup else {}
-            self.client.upload_file(str(file), self.bucket, self.prefix + path, ExtraArgs=extra)
+            self.client.upload_file(str(file), self.bucket, self.prefix + path, ExtraArgs=extra, Config=TRANSFER)
         return digest
 
     def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
         """Fetch an object to `file` and check its digest where one is given. Raises StoreError when it differs."""
         with self._translated("s3:GetObject", path):
             try:
-                self.client.download_file(self.bucket, self.prefix + path, str(file))
+                self.client.download_file(self.bucket, self.prefix + path, str(file), Config=TRANSFER)
             except ClientError as error:
                 if error.response["Error"]["Code"] in MISSING:
                     raise StoreError(
@@ -285,7 +289,7 @@ def fetch_object(client: Any, uri: str, file: Path) -> Path:
     """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        client.download_file(bucket, key, str(file))
+        client.download_file(bucket, key, str(file), Config=TRANSFER)
     except ClientError as error:
         if error.response["Error"]["Code"] in MISSING:
             raise StoreError(f"{uri} does not exist: check the source.") from error
@@ -299,6 +303,6 @@ def place_object(client: Any, file: Path, uri: str) -> None:
     """Upload a file to an s3:// address."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        client.upload_file(str(file), bucket, key)
+        client.upload_file(str(file), bucket, key, Config=TRANSFER)
     except (ClientError, BotoCoreError) as error:
         raise translate_error(error, "s3:PutObject", bucket, key) from error
