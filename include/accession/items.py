@@ -281,6 +281,19 @@ class ItemBuilder:
             raise self._find_invalid_text(item) from None
         # The JSON is never shorter than what DynamoDB counts, so only long ones need measuring.
         size = len(data) if len(data) <= WRITE_UNIT_BYTES else measure_item(item)
+        self._check_size(item, size)
+        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+
+    def merge(self, prepared: Prepared, kept: TypedItem) -> Prepared:
+        """`prepared` with attributes of the application kept beside it. Raises Reject when both are too much."""
+        if not kept:
+            return prepared
+        item = {**kept, **prepared.item}
+        data, size = canonical_json(item), measure_item(item)
+        self._check_size(item, size)
+        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+
+    def _check_size(self, item: TypedItem, size: int) -> None:
         if size > MAX_ITEM_BYTES:
             largest = max(item, key=lambda name: _measure(item[name]))
             column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
@@ -288,15 +301,6 @@ class ItemBuilder:
                 column or largest,
                 f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
             )
-        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
-
-    def merge(self, prepared: Prepared, kept: TypedItem) -> Prepared:
-        """`prepared` with attributes of the application kept beside it."""
-        if not kept:
-            return prepared
-        item = {**kept, **prepared.item}
-        data = canonical_json(item)
-        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, measure_item(item)))
 
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""

@@ -12,29 +12,16 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from accession.change_set import (
-    MAX_PARTS,
-    Change,
-    Counts,
-    Index,
-    PartWriter,
-    encode_change,
-    encode_put,
-    index_path,
-    load_index,
-)
+from accession.change_set import MAX_PARTS, Counts, Index, PartWriter, index_path, load_index
+from accession.decide import Decisions, Pending, Recorded
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.executed import find_conflicts
 from accession.id_map import (
     RESOLVING,
     Entry,
-    RejectedRow,
-    State,
-    add_entries,
-    add_rejects,
     attach,
     compare_rejects,
     copy_tombstones,
@@ -47,13 +34,9 @@ from accession.id_map import (
 from accession.items import (
     ItemBuilder,
     Orphan,
-    Prepared,
     Reject,
-    TypedItem,
-    checksum_item,
     is_same_thing,
     is_unicode,
-    measure_item,
 )
 from accession.manifest import Manifest, fetch_backup, run_path
 from accession.mapping import Entity
@@ -65,32 +48,6 @@ from accession.state import load_state
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
-
-PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
-BATCH_ENTRIES = 2000
-NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and was kept: the conflict shows again
-
-
-class Recorded(NamedTuple):
-    """What the head says of a key."""
-
-    generation: int
-    new_id: str
-    identity: bytes
-    checksum: bytes
-    row_checksum: bytes | None
-    first_seen: str
-    state: State
-
-
-class Pending(NamedTuple):
-    """A change that waits for what the target holds. `prepared` is None for a delete."""
-
-    old_key: Any
-    new_id: str
-    entry: Entry
-    recorded: Recorded | None
-    prepared: Prepared | None
 
 
 def stage_entity(
@@ -144,14 +101,8 @@ class _Staging:
         self.table = self.entity.table(manifest.environment)
         self.builder = ItemBuilder(self.entity, mapping, manifest.namespace)
         self.now = manifest.started_at
-        # The tables of a first run were found empty, unless the params say that something may be there.
-        self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
         self.files = ExitStack()  # open until staging ends, wherever it ends
         self.shares_identity = True
-        self.counts: dict[str, int] = {}
-        self.entries: list[Entry] = []
-        self.rejects: list[RejectedRow] = []
-        self.pending: list[Pending] = []
 
     def stage(self, id_maps: Mapping[str, str]) -> Index:
         started = datetime.now(UTC).isoformat()
@@ -175,12 +126,9 @@ class _Staging:
         per_part = max(int(self.manifest.policy("rows_per_part")), -(-lines // MAX_PARTS))
         map_file = self.folder / f"{self.name}.db"
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
-        self.id_map = self.files.enter_context(
-            closing(create_id_map(map_file, self._find_affinity(snapshot), encoding))
-        )
-        self.parts = self.files.enter_context(
-            PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder)
-        )
+        id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
+        parts = self.files.enter_context(PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder))
+        self.decisions = Decisions(self.builder, self.table, self.manifest, self.dynamodb, id_map, parts)
         self.parents = snapshot
         progress = Progress(f"stage {self.name}", rows, "rows")
 
@@ -188,33 +136,33 @@ class _Staging:
         for row in snapshot.execute(self._select(table, key, head is not None)):
             self._stage_row(row, previous)
             previous = row[0]
-            if len(self.entries) + len(self.rejects) >= BATCH_ENTRIES:
-                self._flush_entries()
             progress.add(1)
         if head is not None:
             for recorded in snapshot.execute(self._select_gone(table, key)):
-                self._stage_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
-        self._decide()
-        self._flush_entries()
+                self.decisions.add_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
+        self.decisions.close()
         if head is not None:
-            copy_tombstones(self.id_map, head)
-        finish_id_map(self.id_map)
+            copy_tombstones(id_map, head)
+        finish_id_map(id_map)
         progress.finish()
 
         map_path = run_path(self.manifest.run, f"id_map/{self.name}.db")
         digest = self.store.upload(map_path, map_file)
-        parts = self.parts.close()
-        writes = sum(part.writes for part in parts)
+        written = parts.close()
         return Index(
             entity=self.name,
             table=self.table,
-            counts=Counts(source_rows=rows, read_units=self.dynamodb.consumed_read_units - read_before, **self.counts),
+            counts=Counts(
+                source_rows=rows,
+                read_units=self.dynamodb.consumed_read_units - read_before,
+                **self.decisions.counts,
+            ),
             rejects=compare_rejects(map_file, head),
             identity=self.entity.identity,
-            records_changed=writes > 0 or has_changed(map_file, head),
+            records_changed=any(part.writes for part in written) or has_changed(map_file, head),
             id_map=self.store.uri(map_path),
             id_map_sha256=digest,
-            parts=parts,
+            parts=written,
             started_at=started,
             ended_at=datetime.now(UTC).isoformat(),
         )
@@ -264,9 +212,6 @@ class _Staging:
             f"WHERE h.state != 'tombstone' AND (s.{key} IS NULL OR NOT h.latest) ORDER BY h.old_key, h.generation"
         )
 
-    def _count(self, name: str, number: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + number
-
     def _stage_row(self, row: tuple[Any, ...], previous: Any) -> None:
         old_key = row[0]
         width = 1 + len(self.entity.columns) + len(self.entity.references)
@@ -288,56 +233,28 @@ class _Staging:
                 raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
             prepared = self.builder.prepare(item, new_id, first_seen)
         except Reject as reject:
-            self._reject(old_key, reject, recorded, duplicate=old_key == previous)
+            reason = self._word_orphan(reject) if isinstance(reject, Orphan) else str(reject)
+            holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
+            self.decisions.reject(old_key, reject, reason, recorded if holds else None)
             return
-        if adjusted:
-            self._count("adjusted", adjusted)
+        self.decisions.count("adjusted", adjusted)
         entry = Entry(
             old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
         )  # fmt: skip
         if recorded is not None and same:
             if prepared.checksum == (recorded.row_checksum or recorded.checksum):
-                self._count("unchanged")
-                self.entries.append(
-                    entry._replace(
-                        identity=identity,
-                        checksum=recorded.checksum,
-                        row_checksum=recorded.row_checksum,
-                        written=0,
-                    )
-                )
+                self.decisions.keep_unchanged(entry, recorded)
             else:
-                self._wait(Pending(old_key, new_id, entry, recorded, prepared))
+                self.decisions.wait(Pending(old_key, new_id, entry, recorded, prepared))
             return
         if recorded is not None and known:
-            self._stage_gone(old_key, recorded, 0)
-        if self.reads_target:
-            self._wait(Pending(old_key, new_id, entry, None, prepared))
-        else:
-            self._put(old_key, prepared, entry)
+            self.decisions.add_gone(old_key, recorded, 0)
+        self.decisions.add_new(old_key, prepared, entry)
 
     def _is_same(self, recorded: bytes, found: bytes) -> bool:
         """Whether a row is the thing that was recorded for its key. Where the mapping names none of the alternatives of
         the head any more there is nothing to compare, and a row stays what it was."""
         return not self.shares_identity or is_same_thing(recorded, found)
-
-    def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
-        self._count("put")
-        self._count("write_units", prepared.write_units)
-        self._count("put_bytes", len(prepared.data))
-        self.entries.append(entry)
-        self.parts.add("put", encode_put(entry.new_id, old_key, prepared.write_units, prepared.checksum, prepared.data))
-
-    def _reject(self, old_key: Any, reject: Reject, recorded: Recorded | None, duplicate: bool) -> None:
-        held = recorded is not None and recorded.state != "tombstone" and not duplicate
-        reason = self._word_orphan(reject) if isinstance(reject, Orphan) else str(reject)
-        shown = old_key if type(old_key) in (int, float, type(None)) else str(old_key).encode(errors="replace").decode()
-        self._count("rejected")
-        if held and recorded is not None:
-            self.entries.append(_keep(old_key, recorded, "held_reject", latest=1))
-        self.rejects.append(RejectedRow(shown, reject.column, reason, int(held)))
-        new_id = recorded.new_id if held and recorded is not None else None
-        self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reason}")))
 
     def _word_orphan(self, orphan: Orphan) -> str:
         """An orphan whose parent is in the source says that the parent was rejected."""
@@ -349,126 +266,3 @@ class _Staging:
         if self.parents.execute(query, (orphan.old_key,)).fetchone():
             return f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
         return str(orphan)
-
-    def _stage_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
-        """An item whose row is gone, or whose row id belongs to another thing now. One that we never wrote is not ours
-        to delete."""
-        if recorded.checksum == NEVER_WRITTEN:
-            self.entries.append(_keep(old_key, recorded, "tombstone", latest))
-            return
-        if self.manifest.policy("deletes") == "keep":
-            self._count("kept_back")
-            self.entries.append(_keep(old_key, recorded, "kept_delete", latest))
-            return
-        self._wait(Pending(old_key, recorded.new_id, _keep(old_key, recorded, "tombstone", latest), recorded, None))
-
-    def _wait(self, pending: Pending) -> None:
-        self.pending.append(pending)
-        if len(self.pending) >= PENDING_ROWS:
-            self._decide()
-
-    def _decide(self) -> None:
-        """Read what the target holds for the pending changes, and decide each."""
-        if not self.pending:
-            return
-        keys = [pending.new_id for pending in self.pending]
-        found = self.dynamodb.read_items(self.table, self.entity.target.key, keys)
-        for pending in self.pending:
-            self._decide_one(pending, found.get(pending.new_id))
-        self.pending.clear()
-
-    def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:
-        old_key, recorded, prepared = pending.old_key, pending.recorded, pending.prepared
-        held = checksum_item(before) if before is not None else None
-        if prepared is None and before is None:  # gone on both sides
-            self.entries.append(pending.entry)
-            return
-        if prepared is not None and held == prepared.checksum:  # the application made the same change
-            self._count("unchanged")
-            self.entries.append(pending.entry._replace(written=0))
-            return
-        expected = recorded.checksum if recorded is not None else None
-        is_conflict = held != expected
-        if is_conflict:
-            self._count("conflicts")
-            if self.manifest.policy("on_conflict") != "overwrite":
-                self._keep_conflict(pending, before)
-                return
-        if prepared is None:
-            self._delete(pending, before)
-        elif before is None:
-            self._put(old_key, prepared, pending.entry)
-        else:
-            self._update(pending, before, is_conflict)
-
-    def _keep_conflict(self, pending: Pending, before: TypedItem | None) -> None:
-        self._count("kept_back")
-        reason = (
-            "deleted in the target since we wrote it" if before is None else "changed in the target since we wrote it"
-        )
-        if pending.recorded is None:
-            reason = "already in the target, and not ours"
-            entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
-        else:
-            # The row is the same thing as before, whatever became of its item; one that is gone resolves no reference.
-            state: State = "kept_conflict" if pending.prepared else "kept_delete"
-            entry = _keep(pending.old_key, pending.recorded, state, pending.entry.latest)
-            entry = entry._replace(identity=pending.entry.identity)
-        self.entries.append(entry)
-        item = pending.prepared.item if pending.prepared else None
-        change = Change("conflict", pending.new_id, pending.old_key, before=before, item=item, reason=reason)
-        self.parts.add("conflict", encode_change(change))
-
-    def _delete(self, pending: Pending, before: TypedItem | None) -> None:
-        assert before is not None
-        units = self.builder.count_write_units(before, measure_item(before))
-        self._count("deleted")
-        self._count("write_units", units)
-        self.entries.append(pending.entry._replace(written=1))
-        self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
-
-    def _update(self, pending: Pending, before: TypedItem, is_conflict: bool) -> None:
-        """Attributes that the application added survive: in an item of which not all is ours, those that the mapping
-        does not name."""
-        assert pending.prepared is not None
-        recorded = pending.recorded
-        keeps = is_conflict or (recorded is not None and recorded.row_checksum is not None)
-        kept = {n: v for n, v in before.items() if n not in self.entity.attributes and n != self.entity.target.key}
-        merged = self.builder.merge(pending.prepared, kept if keeps else {})
-        row_checksum = pending.prepared.checksum if merged.checksum != pending.prepared.checksum else None
-        self._count("updated")
-        self._count("write_units", merged.write_units)
-        self.entries.append(pending.entry._replace(checksum=merged.checksum, row_checksum=row_checksum))
-        change = Change(
-            "update",
-            pending.new_id,
-            pending.old_key,
-            merged.write_units,
-            merged.checksum.hex(),
-            before,
-            merged.item,
-            "changed in the target since we wrote it: overwritten" if is_conflict else None,
-        )
-        self.parts.add("update", encode_change(change))
-
-    def _flush_entries(self) -> None:
-        add_entries(self.id_map, self.entries)
-        add_rejects(self.id_map, self.rejects)
-        self.entries.clear()
-        self.rejects.clear()
-
-
-def _keep(old_key: Any, recorded: Recorded, state: State, latest: int) -> Entry:
-    """The head's entry in another state."""
-    return Entry(
-        old_key,
-        recorded.generation,
-        latest,
-        recorded.new_id,
-        recorded.identity,
-        recorded.checksum,
-        recorded.row_checksum,
-        recorded.first_seen,
-        state,
-        0,
-    )
