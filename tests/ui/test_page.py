@@ -68,7 +68,11 @@ def app(airflow_home: Path, aws: LocalAws) -> Any:
         "AIRFLOW__API_AUTH__JWT_SECRET", "for the tests of this process alone, 64 bytes or more, as it should"
     )
     from airflow.api_fastapi.app import init_auth_manager
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
 
+    with create_session() as session:  # runs of other tests, whose buckets would be targets too
+        session.query(DagRun).delete()
     init_auth_manager()
     from accession_airflow.page import make_app
 
