@@ -55,7 +55,6 @@ def build(mapping: Mapping) -> None:
         doc_md=__doc__,
         tags=["accession", mapping.name],
         default_args=RETRIES,
-        render_template_as_native_obj=True,
         **make_alerts(),
     )
     def migrate() -> None:
