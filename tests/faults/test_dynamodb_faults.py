@@ -12,7 +12,7 @@ from accession.dynamodb import DynamoDB, TypedItem, client_config
 from accession.errors import AccessError, FencedError, TransientError
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
-EVERYTHING = Faults(throttle=0.3, unprocessed=0.3, error_before=0.04, error_after=0.04, cut_before=0.04, cut_after=0.04)
+EVERYTHING = Faults(throttle=0.3, unprocessed=0.3, error_before=0.06, error_after=0.06, cut_before=0.06, cut_after=0.06)
 BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after"}
 ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
 
@@ -80,10 +80,10 @@ def read_all(dynamodb: DynamoDB, table: str) -> dict[str, TypedItem]:
 
 
 def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
-    items, progress = make_items(800), []
+    items, progress = make_items(2500), []  # some 250 requests, so that each kind of fault comes about a dozen times
     proxy.faults, dynamodb = EVERYTHING, connect()
-    assert dynamodb.put_items(table, as_puts(items), progress.append) == 800
-    assert sum(progress) == 800
+    assert dynamodb.put_items(table, as_puts(items), progress.append) == 2500
+    assert sum(progress) == 2500
     assert read_all(direct, table) == by_key(items)
     assert set(proxy.counts) >= BROKEN | {"unprocessed_items"}, proxy.counts
     assert dynamodb.throttled >= proxy.counts["throttled"]

@@ -47,4 +47,5 @@ def test_a_run_a_delta_and_their_undo_lose_nothing(library: Library, tmp_path: P
         assert not first.undo().conflicts
         assert not any(read_tables(clear).values())
         counts = dict(proxy.counts)
-    assert all(counts[name] > 0 for name in ("throttled", "unprocessed_items", "cut_before", "cut_after")), counts
+    assert counts["throttled"] > 0 and counts["unprocessed_items"] > 0, counts
+    assert counts["cut_before"] + counts["cut_after"] > 0, counts
