@@ -1,7 +1,6 @@
 """The outcome of a run: decide its status, commit, release or leave the target, write the report, record the end."""
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +19,6 @@ from accession.rollback import Rollback, find_rollback
 from accession.state import LogRecord, Seal, State, append_record, load_state, log_path
 from accession.store import Store
 from accession.verify import Verification, load_verifications
-
-logger = logging.getLogger(__name__)
 
 PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
 

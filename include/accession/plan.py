@@ -5,7 +5,6 @@ Adds up the entities' indexes, prices the writes, estimates the duration, and re
 
 import csv
 import io
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,8 +21,6 @@ from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Entity, Mapping
 from accession.progress import show_seconds
 from accession.store import Store
-
-logger = logging.getLogger(__name__)
 
 # On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
 WRITE_PRICE = Decimal("0.625")

@@ -5,7 +5,6 @@ stays flat however many rows there are. From the second run on, the keys about t
 target (consistently): what is there is the before image, or a conflict.
 """
 
-import logging
 import sqlite3
 import tempfile
 from collections.abc import Mapping
@@ -46,8 +45,6 @@ from accession.snapshot import open_snapshot
 from accession.source import find_affinity, quote
 from accession.state import load_state
 from accession.store import Store
-
-logger = logging.getLogger(__name__)
 
 
 def stage_entity(

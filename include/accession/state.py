@@ -8,7 +8,6 @@ when an undo has taken the target, changes nothing.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,8 +18,6 @@ from pydantic import BaseModel, ConfigDict
 
 from accession.errors import FencedError, StoreError, TransientError
 from accession.store import Changed, Store
-
-logger = logging.getLogger(__name__)
 
 PATH = "state.json"
 NO_HASH = "0" * 64

@@ -10,7 +10,6 @@ Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 wh
 """
 
 import hashlib
-import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,6 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
-
-logger = logging.getLogger(__name__)
 
 BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
 CHUNK = 1024 * 1024
@@ -100,12 +97,6 @@ class Store:
                 if error.response["Error"]["Code"] in MISSING:
                     return False
                 raise
-
-    def put_once(self, path: str, data: bytes) -> str:
-        """Write an artifact unless it is there, and return the SHA-256 of what is there afterwards. Safe to repeat."""
-        if self.claim(path, data):
-            return hashlib.sha256(data).hexdigest()
-        return hashlib.sha256(self.get(path)).hexdigest()
 
     def claim(self, path: str, data: bytes) -> bool:
         """Write an object that must not exist. False, and nothing written, when it does."""

@@ -8,7 +8,6 @@ that is held in memory.
 
 import gc
 import gzip
-import logging
 import secrets
 import tempfile
 import threading
@@ -36,8 +35,6 @@ from accession.ownership import expect_open
 from accession.progress import Progress
 from accession.store import Store
 from accession.tally import PRIME, Tally, find_bucket
-
-logger = logging.getLogger(__name__)
 
 SEGMENTS = 4  # scans at once: their waiting overlaps with the comparing of one
 LOOK_UPS = 500  # keys a query against the ID map

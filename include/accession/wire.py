@@ -6,7 +6,6 @@ signing, credentials, endpoint and connections are botocore's. The same client b
 Retries are done here, not in botocore, since only here can a throttle lower the rate that all writers share.
 """
 
-import logging
 import random
 import re
 import threading
@@ -33,8 +32,6 @@ from accession.threads import stopped
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-
-log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 15
