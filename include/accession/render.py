@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from accession.ownership import show_rollback
 from accession.progress import show_seconds
 from accession.report import EntityReport, Report, Step
 from accession.rollback import Rollback
@@ -101,7 +102,7 @@ def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -
 
 
 def describe_report(report: Report) -> dict[str, Any]:
-    """What the templates show of a report, in the order of the page: verdict, entities, timeline."""
+    """What the templates show of a report, in the order of the page: verdict, entities, timeline, undo."""
     totals = report.totals
     return {
         "report": report,
@@ -113,6 +114,7 @@ def describe_report(report: Report) -> dict[str, Any]:
         "rows": list(_draw_rows(report)),
         "timeline": draw_timeline(report.steps),
         "took": _show_took(report),
+        "undo": show_rollback(report.environment, report.run),
     }
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from test_audit import History
 
 from accession.errors import ConflictError
 from accession.manifest import run_path
+from accession.ownership import show_rollback
 
 SECRET = "s3cr3t-marker"
 
@@ -78,7 +80,8 @@ def test_the_page_is_made_for_every_end(history: History) -> None:
         assert words in page
     environment = history.library.environment
     assert f">make migrate ENVIRONMENT={environment} RESUME={failed.run}<" in pages[-1]
-    assert f">make rollback RUN={failed.run} ENVIRONMENT={environment}<" in pages[-1]
+    undo = f">{show_rollback(environment, failed.run)}<"
+    assert unescape(pages[-1]).count(undo) == 2, "in the reason, and under How to undo this run"
     assert "the proof failed. The target stays open" in pages[-1]
 
 

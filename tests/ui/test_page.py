@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from accession.errors import VerificationError
 from accession.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
 from accession.manifest import run_path
 from accession.migrate import migrate_part
+from accession.ownership import show_rollback
 from accession.sample import write_sample
 from accession.state import PATH, log_path
 from conftest import Library, LocalAws, make_library
@@ -165,11 +167,16 @@ def test_the_run_page_begins_with_the_verdict(site: Site) -> None:
         "Rows that were left out",
         "book_id 599 refers to no book",
         "How to undo this run",
-        "make rollback RUN=",
     ):
         assert part in text
     assert "record 1 of" in text
     assert 'class="airflow" href="/dags/migrate_book_library/runs/manual__' in site.get("{run}")
+
+
+def test_the_run_page_shows_the_undo_command_as_refusals_word_it(site: Site, verified: Driver) -> None:
+    command = show_rollback(verified.library.environment, verified.run_name)
+    assert command.endswith("""CONF='{"approval": "never"}'"""), "nobody can answer a question of make's"
+    assert f'<code class="command">{command}</code>' in unescape(site.get("{run}"))
 
 
 def test_nothing_shown_is_taken_for_markup(site: Site) -> None:

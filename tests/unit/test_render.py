@@ -4,12 +4,14 @@ import csv
 import io
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from accession.manifest import SnapshotRef
+from accession.ownership import show_rollback
 from accession.render import SHOWN, draw_timeline, render_html, word_verdict
 from accession.report import Amount, EntityReport, Report, Step
 from accession.rollback import Rollback, Undone
@@ -290,6 +292,14 @@ def test_the_page_says_how_to_undo_exactly_what_can_be_undone(status: Any) -> No
     if status == "verified":
         assert f'{{"run": "{RUN}", "environment": "dev", "bucket": "bucket-1"}}' in page.text
     assert command in render(make_report(status="failed", is_open=True)).text
+
+
+@pytest.mark.parametrize(("environment", "conf"), [("dev", ""), ("prod", """ CONF='{"approval": "never"}'""")])
+def test_the_undo_command_is_the_one_that_works_in_the_environment(environment: str, conf: str) -> None:
+    page = unescape(render_html(make_report(environment=environment), b"", None))
+    command = f"make rollback RUN={RUN} ENVIRONMENT={environment}{conf}"
+    assert f'<code class="command">{command}</code>' in page
+    assert command == show_rollback(environment, RUN)
 
 
 def test_nothing_runs_and_nothing_is_fetched() -> None:
