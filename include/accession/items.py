@@ -33,6 +33,7 @@ SHOWN = 60  # characters of a value in a reason
 FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
 
 
+_LINE_BREAK = orjson.Fragment(b"\n")
 _ODD_NUMBER = re.compile(rb'"N":"(?!(?:0|[1-9][0-9]{0,37})")')  # anything but a plain natural number
 
 
@@ -66,11 +67,16 @@ class Prepared(NamedTuple):
 def canonical_json(item: TypedItem) -> bytes:
     """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
     data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
-    # Nearly always that is it. Quotes inside texts are escaped, so neither of these is found in one.
-    if (b'"N":"' in data and _ODD_NUMBER.search(data)) or b'S":[' in data:
+    if _may_differ(data):
         item = {name: _canonical(value) for name, value in item.items()}
         data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
     return data
+
+
+def _may_differ(data: bytes) -> bool:
+    """Whether JSON with sorted names may not be canonical yet: it holds a set, or a number that is no plain natural
+    one. Quotes inside texts are escaped, so neither of these is found in one."""
+    return (b'"N":"' in data and _ODD_NUMBER.search(data) is not None) or b'S":[' in data
 
 
 def _canonical(value: TypedValue) -> TypedValue:
@@ -101,6 +107,20 @@ def _canonical_number(text: str) -> str:
 def checksum_item(item: TypedItem) -> bytes:
     """SHA-256 over the canonical JSON: the same for an item to be written and the same item read back."""
     return hashlib.sha256(canonical_json(item)).digest()
+
+
+def checksum_items(items: list[TypedItem]) -> list[bytes]:
+    """`checksum_item` of each, at two thirds of the cost: they are serialised and looked through all at once, with a
+    line break behind each, which is nowhere else in JSON that orjson wrote."""
+    if not items:
+        return []
+    spaced: list[Any] = [_LINE_BREAK] * (2 * len(items))
+    spaced[::2] = items
+    data = orjson.dumps(spaced, option=orjson.OPT_SORT_KEYS)
+    lines = data[1:-3].split(b",\n,")
+    if _may_differ(data):
+        lines = [canonical_json(item) if _may_differ(line) else line for item, line in zip(items, lines, strict=True)]
+    return [hashlib.sha256(line).digest() for line in lines]
 
 
 def measure_item(item: TypedItem) -> int:

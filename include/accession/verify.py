@@ -1,9 +1,9 @@
 """Verify: prove each item equal to the source, both ways, and count every item once.
 
 A strongly consistent parallel scan meets the ID map: both are taken in once, in whatever order they come, and compared
-by bucket of keys (tally.py). Only in buckets that differ each item is looked up in the map, and what the map holds and
-the scan did not meet is missing. Key and checksum of what was scanned wait on disk for that; one bit an entry is all
-that is held in memory.
+by one fingerprint each (tally.py). Only where these differ, buckets of keys are compared, and in those that differ each
+item is looked up in the map: what the map holds and the scan did not meet is missing. Key and checksum of what was
+scanned wait on disk for that; one bit an entry is all that is held in memory.
 """
 
 import gc
@@ -27,14 +27,14 @@ from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
 from accession.executed import find_conflicts
 from accession.id_map import open_id_map
-from accession.items import TypedItem, checksum_item
+from accession.items import TypedItem, checksum_items
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import split_batches
 from accession.ownership import expect_open
 from accession.progress import Progress
 from accession.store import Store
-from accession.tally import PRIME, Tally, find_bucket
+from accession.tally import BUCKETS, PRIME, Tally, find_bucket, tally_buckets
 
 SEGMENTS = 4  # scans at once: their waiting overlaps with the comparing of one
 LOOK_UPS = 500  # keys a query against the ID map
@@ -130,13 +130,16 @@ class _Verifying:
         self.progress = Progress(f"verify {self.entity.name}", entries, "items")
         problems = self.folder / "problems.jsonl.gz"
         with gzip.GzipFile(problems, "wb", mtime=0) as self.list, _collecting_rarely():
-            scanned = [tally for _, tally in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment)]
-            recorded = self._tally_map(id_map)
-            differing = recorded.find_differences(scanned)
-            self.counts["verified"] += sum(n for bucket, n in enumerate(recorded.counts) if bucket not in differing)
-            for batch in split_batches(self._read_scanned(differing), LOOK_UPS):
-                self._compare(id_map, dict(batch))
-            self._find_missing(id_map, differing)
+            scanned, recorded = Tally(self.secret), Tally(self.secret)
+            for _, tally in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
+                scanned.merge(tally)
+            for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
+                recorded.add([checksum for (checksum,) in batch])
+            if scanned == recorded:
+                self.counts["verified"] = recorded.count
+                self._find_missing(id_map, set())
+            else:
+                self._find_problems(id_map)
         id_map.close()
         self._name_attributes()
         self.progress.finish()
@@ -163,8 +166,8 @@ class _Verifying:
         with self._scanned_file(segment).open("wb") as file:
             for number, page in enumerate(self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS)):
                 keys = [item[key_name]["S"] for item in page]
-                checksums = [checksum_item(item) for item in page]
-                tally.add(keys, checksums)
+                checksums = checksum_items(page)
+                tally.add(checksums)
                 file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
                 file.write(b"".join(checksums))
                 with self.lock:
@@ -176,24 +179,28 @@ class _Verifying:
     def _scanned_file(self, segment: int) -> Path:
         return self.folder / f"scanned-{segment}"
 
-    def _read_scanned(self, buckets: set[int]) -> Iterator[tuple[str, bytes]]:
-        """Key and checksum of the items that were scanned and fall in `buckets`."""
-        for segment in range(SEGMENTS if buckets else 0):
+    def _find_problems(self, id_map: Connection) -> None:
+        """The two sides are not the same: find where, and look there item by item."""
+        recorded = tally_buckets(
+            self.secret, id_map.execute("SELECT new_id, checksum FROM id_map WHERE state = 'live'")
+        )
+        scanned = tally_buckets(self.secret, self._read_scanned())
+        differing = {bucket for bucket in range(BUCKETS) if scanned[bucket] != recorded[bucket]}
+        self.counts["verified"] = sum(tally.count for bucket, tally in enumerate(recorded) if bucket not in differing)
+        suspects = (entry for entry in self._read_scanned() if find_bucket(entry[0]) in differing)
+        for batch in split_batches(suspects, LOOK_UPS):
+            self._compare(id_map, dict(batch))
+        self._find_missing(id_map, differing)
+
+    def _read_scanned(self) -> Iterator[tuple[str, bytes]]:
+        """Key and checksum of the items that were scanned."""
+        for segment in range(SEGMENTS):
             with self._scanned_file(segment).open("rb") as file:
                 while line := file.readline():
                     keys = orjson.loads(line)
                     checksums = file.read(CHECKSUM_BYTES * len(keys))
                     for number, key in enumerate(keys):
-                        if find_bucket(key) in buckets:
-                            yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
-
-    def _tally_map(self, id_map: Connection) -> Tally:
-        """What the target should hold."""
-        tally = Tally(self.secret)
-        rows = id_map.execute("SELECT new_id, checksum FROM id_map WHERE state = 'live'")
-        while batch := rows.fetchmany(MAP_ROWS):
-            tally.add(*zip(*batch, strict=True))
-        return tally
+                        yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
 
     def _compare(self, id_map: Connection, checksums: dict[str, bytes]) -> None:
         """Look scanned items up in the map, one by one."""

@@ -23,7 +23,6 @@ ENTITIES = ("user", "book", "user_book")
 PARSE = """
 import importlib.util, json, statistics, sys, time
 import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers.standard.decorators.python
-before = set(sys.modules)
 
 def parse(path):
     spec = importlib.util.spec_from_file_location("parsed", path)
@@ -31,8 +30,19 @@ def parse(path):
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     return time.process_time() - start
 
-seconds = {path: statistics.median(parse(path) for _ in range(9)) for path in sys.argv[1:]}
-print("RESULT", json.dumps({"seconds": seconds, "modules": sorted(sys.modules)}))
+times = {path: [] for path in sys.argv[1:]}
+for _ in range(9):
+    for path in times:
+        times[path].append(parse(path))
+print("RESULT", json.dumps({"seconds": {path: statistics.median(some) for path, some in times.items()},
+                            "modules": sorted(sys.modules)}))
+"""
+PLAIN = """
+from airflow.sdk import DAG, task
+
+with DAG("plain"):
+    for number in range(19):
+        task(task_id=f"task_{number}", retries=3)(lambda: None)()
 """
 
 
@@ -70,17 +80,26 @@ def run_python(code: str, *arguments: str, **environ: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def parsed(airflow_home: Path) -> Any:
-    return run_python(PARSE, str(REPO / "dags/migrate_dag.py"), str(REPO / "dags/rollback_dag.py"))
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plain") / "plain.py"
+    path.write_text(PLAIN)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def parsed(airflow_home: Path, plain: str) -> Any:
+    return run_python(PARSE, plain, str(REPO / "dags/migrate_dag.py"), str(REPO / "dags/rollback_dag.py"))
 
 
 # Cost
 
 
-def test_parsing_a_dag_file_takes_less_than_60_ms(parsed: Any) -> None:
-    """Of processor time: every worker parses the file again for every task."""
-    assert len(parsed["seconds"]) == 2
-    assert max(parsed["seconds"].values()) < 0.06
+def test_parsing_a_dag_file_costs_less_than_eight_plain_ones(parsed: Any, plain: str) -> None:
+    """Of processor time, beside a DAG of as many empty tasks: every worker parses the file again for every task."""
+    yardstick = parsed["seconds"][plain]
+    ours = [seconds for path, seconds in parsed["seconds"].items() if path != plain]
+    assert len(ours) == 2
+    assert max(ours) < 8 * yardstick
 
 
 @pytest.mark.parametrize("heavy", ["boto3", "botocore", "airflow.providers.amazon.aws", "orjson", "fastapi"])
@@ -272,13 +291,14 @@ def test_a_failed_run_alerts_where_a_topic_is_set(topic: str, alerts: list[int])
 def test_the_plugin_loads_alone_and_shadows_nothing(airflow_home: Path) -> None:
     """The loader puts every file it takes for a plugin into sys.modules by its bare name."""
     code = (
-        "import json, sys\n"
+        "import json, pathlib, sys\n"
         "from airflow import plugins_manager\n"
         "plugins = plugins_manager._get_plugins()\n"
         "import accession_airflow.tasks, accession\n"
+        "files = pathlib.Path(accession_airflow.__file__).parent.glob('[a-z]*.py')\n"
         "print('RESULT', json.dumps([[p.name for p in plugins[0] if p.name == 'accession'], plugins[1],\n"
         "    accession_airflow.__file__, accession.__file__,\n"
-        "    [n for n in ('tasks', 'form', 'aws', 'alerts', 'approval', 'listener', 'retries') if n in sys.modules]]))"
+        "    [file.stem for file in files if file.stem in sys.modules]]))"
     )
     names, failed, package, library, shadows = run_python(code)
     assert names == ["accession"]

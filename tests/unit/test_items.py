@@ -20,6 +20,7 @@ from accession.items import (
     Reject,
     canonical_json,
     checksum_item,
+    checksum_items,
     is_same_thing,
     measure_item,
 )
@@ -356,6 +357,12 @@ def test_one_content_has_one_checksum_however_it_is_written(item: dict[str, Any]
     shuffled = {name: scramble(item[name]) for name in reversed(item)}
     assert checksum_item(shuffled) == checksum_item(item)
     assert orjson.loads(canonical_json(shuffled)) == orjson.loads(canonical_json(item))
+
+
+@given(page=st.lists(items, max_size=5))
+def test_a_page_at_once_has_the_checksums_of_its_items(page: list[dict[str, Any]]) -> None:
+    page = [{name: scramble(value) for name, value in item.items()} for item in page]
+    assert checksum_items(page) == [checksum_item(item) for item in page]
 
 
 def scramble(value: dict[str, Any]) -> dict[str, Any]:
