@@ -35,7 +35,7 @@ from accession.progress import show_seconds
 from accession.render import TEMPLATES, describe_report, find_tone, make_environment
 from accession.store import Store, list_environments
 from accession_airflow.aws import connect_s3
-from accession_airflow.tasks import BUCKET_VARIABLE
+from accession_airflow.job import BUCKET_VARIABLE
 
 OURS = File(__file__).parent / "templates"
 RUNS_A_PAGE = 25

@@ -3,115 +3,19 @@
 Heavy imports stand inside the functions: the DAG file is parsed again and again.
 """
 
-import getpass
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from accession.errors import AccessionError, ParamsError, RefusedError
-from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.params import MigrateParams, RollbackParams, check_params
+from accession.errors import ParamsError, RefusedError
+from accession_airflow.job import Job, body, name_trigger
+from accession_airflow.states import gather_ended, has_failed
 
 logger = logging.getLogger(__name__)
-
-BUCKET_VARIABLE = "ACCESSION_BUCKET"
-SOURCE_VARIABLE = "ACCESSION_SOURCE"
-WRITERS = ("migrate", "remove", "verify")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a task works with."""
-
-    mapping: Mapping
-    params: Any
-    store: Any
-    s3: Any
-
-
-def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's body, whose errors are one line in the log and reach the report."""
-
-    @wraps(function)
-    def call(mapping_name: str, context: Any, **arguments: Any) -> Any:
-        try:
-            return function(_open_job(mapping_name, context), context, **arguments)
-        except AccessionError as error:
-            logger.error("%s", error)  # noqa: TRY400  the sentence, not the trace
-            context["ti"].xcom_push(key="error", value={"message": str(error), "kind": type(error).__name__})
-            raise error.with_traceback(None) from None
-
-    return call
-
-
-def _open_job(mapping_name: str, context: Any) -> Job:
-    from accession.store import Store
-    from accession_airflow.aws import connect_s3
-
-    given = {**context["params"], **(context["dag_run"].conf or {})}
-    model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
-    params = check_params(model, given)
-    bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
-    if not bucket:
-        raise ParamsError(
-            f"param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the "
-            "workers."
-        )
-    s3 = connect_s3()
-    mapping = load_mapping(MAPPINGS / f"{mapping_name}.yaml")
-    return Job(mapping, params, Store(s3, bucket, mapping.name, params.environment), s3)
-
-
-def _connect(job: Job, run: str | None = None, epoch: int | None = None) -> Any:
-    """DynamoDB for reading, or, with an epoch, for writing under the fence."""
-    from accession.dynamodb import DynamoDB
-    from accession.executed import Share
-    from accession.ownership import Fence
-    from accession_airflow.aws import connect_dynamodb
-
-    if run is None or epoch is None:
-        return DynamoDB(connect_dynamodb())
-    cap = getattr(job.params, "write_units_per_second", None)
-    share = Share(job.store, run, cap) if cap else None
-    return DynamoDB(connect_dynamodb(), check=Fence(job.store, run, epoch).check, write_units_per_second=share)
-
-
-def _who(context: Any) -> str:
-    """Who triggered the run: a name of Airflow's, or of this machine where there is no Airflow to log in to."""
-    run = context["dag_run"]
-    name = getattr(run, "triggering_user_name", None)
-    if name == "dag_test":
-        return f"{getpass.getuser()} (airflow dags test)"
-    return name or f"airflow ({run.run_type})"
-
-
-@contextmanager
-def _fetch_source(job: Job) -> Iterator[Path]:
-    """The source as a local file."""
-    from accession.store import fetch_object
-
-    source = _source_name(job)
-    if not source.startswith("s3://"):
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-        yield fetch_object(job.s3, source, Path(folder) / "source.db")
-
-
-def _source_name(job: Job) -> str:
-    source: str = job.params.source or os.environ.get(SOURCE_VARIABLE, "")
-    if not source:
-        raise ParamsError(f"param source: give the SQLite file, or set {SOURCE_VARIABLE} on the workers.")
-    return source
 
 
 @body
@@ -122,12 +26,12 @@ def preflight(job: Job, context: Any) -> dict[str, str]:
 
     started = datetime.now(UTC).isoformat()
     if job.params.resume:
-        check_all(job.mapping, job.params, None, job.store, _connect(job))
+        check_all(job.mapping, job.params, None, job.store, job.connect())
     else:
-        with _fetch_source(job) as source:
-            check_all(job.mapping, job.params, source, job.store, _connect(job))
+        with job.fetch_source() as source:
+            check_all(job.mapping, job.params, source, job.store, job.connect())
     if job.params.unseal:
-        unseal_target(job.store, job.params.unseal, _who(context))
+        unseal_target(job.store, job.params.unseal, name_trigger(context))
     return {"started_at": started, "ended_at": datetime.now(UTC).isoformat()}
 
 
@@ -139,10 +43,9 @@ def backup(job: Job, context: Any) -> str:
     if job.params.resume:
         run = check_resumable(job.store, job.params.resume).run
     else:
-        with _fetch_source(job) as source:
-            name = _source_name(job)
-            airflow_run = context["dag_run"].run_id
-            run = start_run(job.store, job.mapping, job.params, source, name, _who(context), airflow_run).run
+        with job.fetch_source() as source:
+            by, airflow_run = name_trigger(context), context["dag_run"].run_id
+            run = start_run(job.store, job.mapping, job.params, source, job.source, by, airflow_run).run
     context["ti"].xcom_push(key="run", value=run)
     return run
 
@@ -153,7 +56,7 @@ def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str,
     from accession.manifest import load_manifest
     from accession.stage import stage_entity as stage
 
-    index = stage(job.store, job.mapping, load_manifest(job.store, run), name, id_maps, _connect(job))
+    index = stage(job.store, job.mapping, load_manifest(job.store, run), name, id_maps, job.connect())
     context["ti"].xcom_push(key="id_map", value=index.id_map)
     return [part.part for part in index.parts]
 
@@ -193,7 +96,7 @@ def open_run(job: Job, context: Any, run: str) -> int:
         raise AirflowSkipException(f"run {run} is committed already: nothing is to be written")
     mine = state is not None and state.open is not None and state.open.run == run
     if manifest.parent is None and not mine and manifest.policy("existing_items") == "refuse":
-        check_empty(job.mapping, manifest.environment, _connect(job))
+        check_empty(job.mapping, manifest.environment, job.connect())
     return open_target(job.store, run, manifest.parent).open.epoch
 
 
@@ -208,7 +111,7 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
 
     parts = load_index(job.store, run, name).parts
     get_current_context()["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
-    done = migrate(job.store, job.mapping, load_manifest(job.store, run), name, part, _connect(job, run, epoch))
+    done = migrate(job.store, job.mapping, load_manifest(job.store, run), name, part, job.connect(run, epoch))
     return {"written": done.written, "already": done.already, "conflicts": len(done.conflicts)}
 
 
@@ -218,7 +121,7 @@ def remove_items(job: Job, context: Any, run: str, epoch: int) -> dict[str, int]
     from accession.manifest import load_manifest
     from accession.migrate import remove_items as remove
 
-    done = remove(job.store, job.mapping, load_manifest(job.store, run), _connect(job, run, epoch))
+    done = remove(job.store, job.mapping, load_manifest(job.store, run), job.connect(run, epoch))
     return {"deleted": sum(one.written for one in done), "already": sum(one.already for one in done)}
 
 
@@ -228,7 +131,7 @@ def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]
     from accession.manifest import load_manifest
     from accession.verify import verify_entity as verify
 
-    proof = verify(job.store, job.mapping, load_manifest(job.store, run), name, _connect(job))
+    proof = verify(job.store, job.mapping, load_manifest(job.store, run), name, job.connect())
     return {"verified": proof.verified, "drifted": proof.drifted, "held": proof.held, "unexpected": proof.unexpected}
 
 
@@ -247,29 +150,16 @@ def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     from accession.ownership import settle, take_over
     from accession.rollback import undo_run
 
-    if not _has_failed(context):
+    if not has_failed(context):
         raise AirflowSkipException("everything succeeded: nothing is to be undone")
     if job.params.on_failure == "keep":
         raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
     manifest = load_manifest(job.store, run)
     state = take_over(job.store, run)
     settle()
-    dynamodb = _connect(job, run, state.open.epoch)
-    undone = undo_run(job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=_who(context))
+    dynamodb = job.connect(run, state.open.epoch)
+    undone = undo_run(job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=name_trigger(context))
     return {name: entity.model_dump() for name, entity in undone.entities.items()}
-
-
-def _has_failed(context: Any) -> bool:
-    """Whether a writer or a proof of this run did not succeed."""
-    return any(state != "success" for state in _find_states(context, WRITERS).values())
-
-
-def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
-    """Task id (with its map index) → state, of the tasks so named."""
-    dag, run_id = context["dag"], context["dag_run"].run_id
-    task_ids = [task_id for task_id in dag.task_ids if task_id.split(".")[0] in prefixes]
-    states = context["ti"].get_task_states(dag_id=dag.dag_id, task_ids=task_ids, run_ids=[run_id])
-    return {task: str(state) for task, state in states.get(run_id, {}).items()}
 
 
 @body
@@ -280,7 +170,7 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     from accession.report import GOOD, show_summary
 
     run = context["ti"].xcom_pull(task_ids="backup", key="run")
-    ended = _gather_ended(job, context, run)
+    ended = gather_ended(job, context, run)
     if run is None:
         context["ti"].xcom_push(key="note", value="nothing was written, failed")
         raise RefusedError(f"the run ended before its backup, and nothing was written: {ended.failure}")
@@ -293,53 +183,6 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     if done.status not in GOOD:
         raise RefusedError(f"run {run} {done.status.replace('_', ' ')}: {done.reason}")
     return {"run": run, "status": done.status, "note": done.note, "report": job.store.uri(f"runs/{run}/report.json")}
-
-
-def _gather_ended(job: Job, context: Any, run: str | None) -> Any:
-    """How the run went, as Airflow saw it."""
-    from accession.outcome import Ended
-    from accession.report import Step
-
-    ti = context["ti"]
-    states = _find_states(
-        context, ("preflight", "backup", "stage", "plan", "approve", "open_run", *WRITERS, "rollback")
-    )
-    failed = [task for task, state in states.items() if state in ("failed", "upstream_failed")]
-    task_ids = [task_id for task_id in context["dag"].task_ids if task_id != "report"]
-    errors = [error for error in ti.xcom_pull(task_ids=task_ids, key="error") if error]
-    first = next((task for task in failed if states[task] == "failed"), None)
-    failure = errors[0]["message"] if errors and failed else (f"{first} failed: see its log" if first else None)
-    answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
-    checked = ti.xcom_pull(task_ids="preflight")
-    drift = _find_drift(job, run) if run is not None else None
-    return Ended(
-        is_verified=all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
-        is_rolled_back=states.get("rollback") == "success",
-        is_refused=bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
-        failure=failure,
-        rejected_by=answer.get("by") if answer.get("chosen") == ["Reject"] else None,
-        approved_by=answer.get("by") if answer.get("chosen") == ["Approve"] else None,
-        epoch=ti.xcom_pull(task_ids="open_run"),
-        preflight=Step(name="preflight", **checked) if checked else None,
-        source_changed=bool(drift and drift.changed),
-        source_rows_now=drift.rows_now if drift else None,
-    )
-
-
-def _find_drift(job: Job, run: str) -> Any:
-    """Whether the source is still what the backup holds; None when it cannot be read any more."""
-    from accession.manifest import load_manifest
-    from accession.snapshot import source_changed
-
-    if job.params.resume:
-        return None
-    snapshot = load_manifest(job.store, run).snapshot
-    try:
-        with tempfile.TemporaryDirectory(prefix="accession-") as folder, _fetch_source(job) as source:
-            return source_changed(source, snapshot.sha256, snapshot.rows, Path(folder))
-    except AccessionError as error:
-        logger.warning("the source could not be compared with its backup: %s", error)
-        return None
 
 
 @body
@@ -356,7 +199,7 @@ def check_rollback(job: Job, context: Any) -> str:
     manifest = load_manifest(job.store, job.params.run)
     if job.params.target:
         for entity in job.mapping.entities.values():
-            check_table(entity, job.params.environment, _connect(job))
+            check_table(entity, job.params.environment, job.connect())
     context["ti"].xcom_push(
         key="text", value=f"Undo run {manifest.run} of {manifest.started_at[:10]} in {manifest.environment}."
     )
@@ -375,10 +218,10 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     manifest = load_manifest(job.store, run)
     state = take_for_undo(job.store, run)
     settle()
-    dynamodb = _connect(job, run, state.open.epoch)
-    accept = job.params.accept_conflicts
+    dynamodb = job.connect(run, state.open.epoch)
+    accept, by = job.params.accept_conflicts, name_trigger(context)
     undone = undo_run(
-        job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=_who(context), accept_conflicts=accept
+        job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=by, accept_conflicts=accept
     )
     counts = {name: entity.model_dump() for name, entity in undone.entities.items()}
     for name, entity in counts.items():

@@ -1,0 +1,108 @@
+"""The job of a task: what it works with, opened from Airflow's context, and how its errors reach people.
+
+Heavy imports stand inside the functions: the DAG file is parsed again and again.
+"""
+
+import getpass
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from accession.errors import AccessionError, ParamsError
+from accession.mapping import MAPPINGS, Mapping, load_mapping
+from accession.params import MigrateParams, RollbackParams, check_params
+
+logger = logging.getLogger(__name__)
+
+BUCKET_VARIABLE = "ACCESSION_BUCKET"
+SOURCE_VARIABLE = "ACCESSION_SOURCE"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task works with."""
+
+    mapping: Mapping
+    params: Any
+    store: Any
+    s3: Any
+
+    def connect(self, run: str | None = None, epoch: int | None = None) -> Any:
+        """DynamoDB for reading, or, with an epoch, for writing under the fence."""
+        from accession.dynamodb import DynamoDB
+        from accession.executed import Share
+        from accession.ownership import Fence
+        from accession_airflow.aws import connect_dynamodb
+
+        if run is None or epoch is None:
+            return DynamoDB(connect_dynamodb())
+        cap = getattr(self.params, "write_units_per_second", None)
+        share = Share(self.store, run, cap) if cap else None
+        return DynamoDB(connect_dynamodb(), check=Fence(self.store, run, epoch).check, write_units_per_second=share)
+
+    @property
+    def source(self) -> str:
+        """The source as the params or the deployment name it. Raises ParamsError when neither does."""
+        source: str = self.params.source or os.environ.get(SOURCE_VARIABLE, "")
+        if not source:
+            raise ParamsError(f"param source: give the SQLite file, or set {SOURCE_VARIABLE} on the workers.")
+        return source
+
+    @contextmanager
+    def fetch_source(self) -> Iterator[Path]:
+        """The source as a local file."""
+        from accession.store import fetch_object
+
+        if not self.source.startswith("s3://"):
+            yield Path(self.source)
+            return
+        with tempfile.TemporaryDirectory(prefix="accession-") as folder:
+            yield fetch_object(self.s3, self.source, Path(folder) / "source.db")
+
+
+def body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's body, whose errors are one line in the log and reach the report."""
+
+    @wraps(function)
+    def call(mapping_name: str, context: Any, **arguments: Any) -> Any:
+        try:
+            return function(_open_job(mapping_name, context), context, **arguments)
+        except AccessionError as error:
+            logger.error("%s", error)  # noqa: TRY400  the sentence, not the trace
+            context["ti"].xcom_push(key="error", value={"message": str(error), "kind": type(error).__name__})
+            raise error.with_traceback(None) from None
+
+    return call
+
+
+def _open_job(mapping_name: str, context: Any) -> Job:
+    from accession.store import Store
+    from accession_airflow.aws import connect_s3
+
+    given = {**context["params"], **(context["dag_run"].conf or {})}
+    model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
+    params = check_params(model, given)
+    bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
+    if not bucket:
+        raise ParamsError(
+            f"param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the "
+            "workers."
+        )
+    s3 = connect_s3()
+    mapping = load_mapping(MAPPINGS / f"{mapping_name}.yaml")
+    return Job(mapping, params, Store(s3, bucket, mapping.name, params.environment), s3)
+
+
+def name_trigger(context: Any) -> str:
+    """Who triggered the run: a name of Airflow's, or of this machine where there is no Airflow to log in to."""
+    run = context["dag_run"]
+    name = getattr(run, "triggering_user_name", None)
+    if name == "dag_test":
+        return f"{getpass.getuser()} (airflow dags test)"
+    return name or f"airflow ({run.run_type})"

@@ -1,0 +1,76 @@
+"""The states of a run's tasks as Airflow knows them, and how the run went by them.
+
+Heavy imports stand inside the functions: the DAG file is parsed again and again.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from accession.errors import AccessionError
+from accession_airflow.job import Job
+
+logger = logging.getLogger(__name__)
+
+WRITERS = ("migrate", "remove", "verify")
+
+
+def has_failed(context: Any) -> bool:
+    """Whether a writer or a proof of this run did not succeed."""
+    return any(state != "success" for state in _find_states(context, WRITERS).values())
+
+
+def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Task id (with its map index) → state, of the tasks so named."""
+    dag, run_id = context["dag"], context["dag_run"].run_id
+    task_ids = [task_id for task_id in dag.task_ids if task_id.split(".")[0] in prefixes]
+    states = context["ti"].get_task_states(dag_id=dag.dag_id, task_ids=task_ids, run_ids=[run_id])
+    return {task: str(state) for task, state in states.get(run_id, {}).items()}
+
+
+def gather_ended(job: Job, context: Any, run: str | None) -> Any:
+    """How the run went, as Airflow saw it."""
+    from accession.outcome import Ended
+    from accession.report import Step
+
+    ti = context["ti"]
+    states = _find_states(
+        context, ("preflight", "backup", "stage", "plan", "approve", "open_run", *WRITERS, "rollback")
+    )
+    failed = [task for task, state in states.items() if state in ("failed", "upstream_failed")]
+    task_ids = [task_id for task_id in context["dag"].task_ids if task_id != "report"]
+    errors = [error for error in ti.xcom_pull(task_ids=task_ids, key="error") if error]
+    first = next((task for task in failed if states[task] == "failed"), None)
+    failure = errors[0]["message"] if errors and failed else (f"{first} failed: see its log" if first else None)
+    answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
+    checked = ti.xcom_pull(task_ids="preflight")
+    drift = _find_drift(job, run) if run is not None else None
+    return Ended(
+        is_verified=all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
+        is_rolled_back=states.get("rollback") == "success",
+        is_refused=bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
+        failure=failure,
+        rejected_by=answer.get("by") if answer.get("chosen") == ["Reject"] else None,
+        approved_by=answer.get("by") if answer.get("chosen") == ["Approve"] else None,
+        epoch=ti.xcom_pull(task_ids="open_run"),
+        preflight=Step(name="preflight", **checked) if checked else None,
+        source_changed=bool(drift and drift.changed),
+        source_rows_now=drift.rows_now if drift else None,
+    )
+
+
+def _find_drift(job: Job, run: str) -> Any:
+    """Whether the source is still what the backup holds; None when it cannot be read any more."""
+    from accession.manifest import load_manifest
+    from accession.snapshot import source_changed
+
+    if job.params.resume:
+        return None
+    snapshot = load_manifest(job.store, run).snapshot
+    try:
+        with tempfile.TemporaryDirectory(prefix="accession-") as folder, job.fetch_source() as source:
+            return source_changed(source, snapshot.sha256, snapshot.rows, Path(folder))
+    except AccessionError as error:
+        logger.warning("the source could not be compared with its backup: %s", error)
+        return None
