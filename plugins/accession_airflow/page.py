@@ -1,48 +1,36 @@
 """The audit page: all runs of a target, and everything about one of them. Read-only; plain HTML that works in a frame.
 
-Every route asks Airflow whether the user may read the DAG. A part of an address reaches S3 only after it was checked:
-the mapping is one of ours, the bucket one that Airflow or a run of the DAG names, and all others match their patterns.
+Every route asks Airflow whether the user may read the DAG, and shows only a target whose address was checked
+(target.py).
 """
 
 import base64
 import hashlib
-import os
-import re
 import time
-from collections.abc import Iterator
-from functools import cache, lru_cache
-from pathlib import Path as File
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from airflow.models.dagrun import DagRun
-from airflow.models.xcom import XComModel
-from airflow.utils.session import create_session
-from fastapi import Depends, FastAPI, Path, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
-from sqlalchemy import select
 
 from accession import archive, shelf
 from accession.audit import audit_target, show_audit
 from accession.errors import AccessionError, StoreError, TransientError
 from accession.manifest import run_path
-from accession.mapping import Mapping, find_mappings, load_mapping
-from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
 from accession.progress import show_seconds
 from accession.render import TEMPLATES, describe_report, find_tone, make_environment
-from accession.store import Store, list_environments
-from accession_airflow.aws import connect_s3
 from accession_airflow.job import BUCKET_VARIABLE
+from accession_airflow.target import NotFoundError, RunName, TargetDep, find_address, list_targets, load_mappings
 
-OURS = File(__file__).parent / "templates"
+OURS = Path(__file__).parent / "templates"
 RUNS_A_PAGE = 25
 LINES_A_PAGE = 50
 ARTIFACTS_A_PAGE = 200
 FIRST_REJECTS = 10
-CLIENT_SECONDS = 300  # after which the connection is read anew
 REFRESH_SECONDS = 5
 SCRIPT = (OURS / "frame.js").read_text()
 POLICY = (
@@ -58,65 +46,6 @@ HEADERS = {
 
 Wanted = Annotated[str, Query(max_length=200)]
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
-
-
-class Target(NamedTuple):
-    """A target whose address was checked."""
-
-    dag_id: str
-    mapping: Mapping
-    store: Store
-
-    @property
-    def path(self) -> str:
-        """Its pages below the prefix."""
-        return f"/{self.dag_id}/{self.store.bucket}/{self.store.environment}"
-
-
-class NotFoundError(AccessionError):
-    """The address names nothing that may be shown."""
-
-
-def find_target(
-    dag_id: Annotated[str, Path(max_length=250)],
-    bucket: Annotated[str, Path(pattern=BUCKET)],
-    environment: Annotated[str, Path(pattern=ENVIRONMENT)],
-) -> Target:
-    """The target of an address. Raises NotFoundError."""
-    mapping = _load_mappings().get(dag_id)
-    if mapping is None or bucket not in _find_buckets(mapping):
-        raise NotFoundError(f"there is no target {dag_id} in bucket {bucket} here: see the list of targets.")
-    return Target(dag_id, mapping, _make_store(bucket, mapping.name, environment, int(time.time() / CLIENT_SECONDS)))
-
-
-TargetDep = Annotated[Target, Depends(find_target)]
-RunName = Annotated[str, Path(pattern=RUN)]
-
-
-@cache
-def _load_mappings() -> dict[str, Mapping]:
-    """DAG id → mapping."""
-    return {f"migrate_{mapping.name}": mapping for mapping in map(load_mapping, find_mappings())}
-
-
-def _find_buckets(mapping: Mapping) -> list[str]:
-    """The buckets that may be read: this deployment's own, and those that runs of the DAGs were given."""
-    dags = (f"migrate_{mapping.name}", f"rollback_{mapping.name}")
-    query = select(DagRun.conf).where(DagRun.dag_id.in_(dags)).order_by(DagRun.id.desc()).limit(500)
-    with create_session() as session:
-        given = [conf.get("bucket") for conf in session.scalars(query) if isinstance(conf, dict)]
-    known = dict.fromkeys([os.environ.get(BUCKET_VARIABLE), *given])
-    return [bucket for bucket in known if isinstance(bucket, str) and re.fullmatch(BUCKET, bucket)]
-
-
-@lru_cache(maxsize=2)
-def _make_client(_period: int) -> Any:
-    return connect_s3()
-
-
-@lru_cache(maxsize=64)
-def _make_store(bucket: str, mapping: str, environment: str, period: int) -> Store:
-    return Store(_make_client(period), bucket, mapping, environment)
 
 
 def _show(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -150,23 +79,13 @@ def show_targets(request: Request, user: GetUserDep) -> Any:
     may_read = get_auth_manager().is_authorized_dag
     found = [
         (dag_id, bucket, environment)
-        for dag_id, mapping in _load_mappings().items()
+        for dag_id, mapping in load_mappings().items()
         if may_read(method="GET", details=DagDetails(id=dag_id), user=user)
-        for bucket, environment in _list_targets(mapping)
+        for bucket, environment in list_targets(mapping)
     ]
     if len(found) == 1:
         return RedirectResponse(f"{request.scope.get('root_path', '')}/{'/'.join(found[0])}", headers=HEADERS)
     return _show(request, "targets.html", targets=found, variable=BUCKET_VARIABLE)
-
-
-def _list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
-    client = _make_client(int(time.time() / CLIENT_SECONDS))
-    for bucket in _find_buckets(mapping):
-        try:
-            environments = list_environments(client, bucket, mapping.name)
-        except StoreError:  # a run was given a bucket that is no more
-            continue
-        yield from ((bucket, environment) for environment in environments if re.fullmatch(ENVIRONMENT, environment))
 
 
 def find_run(
@@ -175,20 +94,13 @@ def find_run(
     run_id: Annotated[str, Query(max_length=250)],
 ) -> Any:
     """The tab on a run of Airflow: goes to the page of the run that it made, or undid."""
-    mapping = _load_mappings().get(dag_id.replace("rollback_", "migrate_", 1))
+    mapping = load_mappings().get(dag_id.replace("rollback_", "migrate_", 1))
     if mapping is None:
         return _show(request, "message.html", title="Nothing to audit", message=f"{dag_id} is no DAG of Accession.")
-    with create_session() as session:
-        conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
-        query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="backup", key="run")
-        found = session.scalars(query).first()
-        run = conf.get("run") or conf.get("resume") if found is None else XComModel.deserialize_value(found)
-    environment = conf.get("environment") or MigrateParams().environment
-    bucket = conf.get("bucket") or os.environ.get(BUCKET_VARIABLE) or ""
-    if not run:
+    parts = find_address(mapping, dag_id, run_id)
+    if parts is None:
         message = "The run has no backup yet, or failed before it: read the logs of its tasks preflight and backup."
         return _show(request, "message.html", title="Nothing to audit yet", message=message, refresh=REFRESH_SECONDS)
-    parts = [f"migrate_{mapping.name}", bucket, environment, run]
     return RedirectResponse(
         "/".join([request.scope.get("root_path", ""), *(quote(str(part), safe="") for part in parts)]), headers=HEADERS
     )

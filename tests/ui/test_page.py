@@ -272,18 +272,18 @@ def test_looking_changes_nothing(site: Site, verified: Driver) -> None:
 def test_an_address_that_is_none_never_reaches_the_store(
     site: Site, verified: Driver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accession_airflow import page
+    from accession_airflow import target
 
     asked: list[str] = []
     client = verified.library.aws.client("s3", region_name="us-east-1")
     client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
-    monkeypatch.setattr(page, "_make_client", lambda _period: client)
-    page._make_store.cache_clear()
+    monkeypatch.setattr(target, "_make_client", lambda _period: client)
+    target._make_store.cache_clear()
     answer = site.client.get(path.format(bucket=verified.library.bucket, environment=verified.library.environment))
     assert answer.status_code in (404, 422)
     assert asked == []
     site.get("{target}")
-    page._make_store.cache_clear()
+    target._make_store.cache_clear()
     assert asked, "an address that is one is asked for"
 
 

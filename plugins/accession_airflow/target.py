@@ -1,0 +1,115 @@
+"""The targets that the audit pages may show: addresses are checked here, against Airflow's runs and the mappings.
+
+A part of an address reaches S3 only after it was checked: the mapping is one of ours, the bucket one that Airflow or a
+run of the DAG names, and all others match their patterns.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Annotated, Any, NamedTuple
+
+from airflow.models.dagrun import DagRun
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+from fastapi import Depends, Path
+from sqlalchemy import select
+
+from accession.errors import AccessionError, StoreError
+from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
+from accession.store import Store, list_environments
+from accession_airflow.aws import connect_s3
+from accession_airflow.job import BUCKET_VARIABLE
+
+CLIENT_SECONDS = 300  # after which the connection is read anew
+
+
+class NotFoundError(AccessionError):
+    """The address names nothing that may be shown."""
+
+
+class Target(NamedTuple):
+    """A target whose address was checked."""
+
+    dag_id: str
+    mapping: Mapping
+    store: Store
+
+    @property
+    def path(self) -> str:
+        """Its pages below the prefix."""
+        return f"/{self.dag_id}/{self.store.bucket}/{self.store.environment}"
+
+
+def find_target(
+    dag_id: Annotated[str, Path(max_length=250)],
+    bucket: Annotated[str, Path(pattern=BUCKET)],
+    environment: Annotated[str, Path(pattern=ENVIRONMENT)],
+) -> Target:
+    """The target of an address. Raises NotFoundError."""
+    mapping = load_mappings().get(dag_id)
+    if mapping is None or bucket not in _find_buckets(mapping):
+        raise NotFoundError(f"there is no target {dag_id} in bucket {bucket} here: see the list of targets.")
+    return Target(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
+
+
+TargetDep = Annotated[Target, Depends(find_target)]
+RunName = Annotated[str, Path(pattern=RUN)]
+
+
+@cache
+def load_mappings() -> dict[str, Mapping]:
+    """DAG id → mapping."""
+    return {f"migrate_{mapping.name}": mapping for mapping in map(load_mapping, find_mappings())}
+
+
+def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
+    """Bucket and environment of each target of a mapping."""
+    client = _make_client(_count_period())
+    for bucket in _find_buckets(mapping):
+        try:
+            environments = list_environments(client, bucket, mapping.name)
+        except StoreError:  # a run was given a bucket that is no more
+            continue
+        yield from ((bucket, environment) for environment in environments if re.fullmatch(ENVIRONMENT, environment))
+
+
+def find_address(mapping: Mapping, dag_id: str, run_id: str) -> list[str] | None:
+    """The address of the run that a run of Airflow made, or undid; None where it has made none yet. Unchecked."""
+    with create_session() as session:
+        conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
+        query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="backup", key="run")
+        found = session.scalars(query).first()
+        run = conf.get("run") or conf.get("resume") if found is None else XComModel.deserialize_value(found)
+    if not run:
+        return None
+    environment = conf.get("environment") or MigrateParams().environment
+    bucket = conf.get("bucket") or os.environ.get(BUCKET_VARIABLE) or ""
+    return [f"migrate_{mapping.name}", bucket, environment, run]
+
+
+def _find_buckets(mapping: Mapping) -> list[str]:
+    """The buckets that may be read: this deployment's own, and those that runs of the DAGs were given."""
+    dags = (f"migrate_{mapping.name}", f"rollback_{mapping.name}")
+    query = select(DagRun.conf).where(DagRun.dag_id.in_(dags)).order_by(DagRun.id.desc()).limit(500)
+    with create_session() as session:
+        given = [conf.get("bucket") for conf in session.scalars(query) if isinstance(conf, dict)]
+    known = dict.fromkeys([os.environ.get(BUCKET_VARIABLE), *given])
+    return [bucket for bucket in known if isinstance(bucket, str) and re.fullmatch(BUCKET, bucket)]
+
+
+def _count_period() -> int:
+    return int(time.time() / CLIENT_SECONDS)
+
+
+@lru_cache(maxsize=2)
+def _make_client(_period: int) -> Any:
+    return connect_s3()
+
+
+@lru_cache(maxsize=64)
+def _make_store(bucket: str, mapping: str, environment: str, period: int) -> Store:
+    return Store(_make_client(period), bucket, mapping, environment)
