@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -37,6 +38,8 @@ BATCH_ITEMS = 25  # API reference, BatchWriteItem
 BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
 PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes fifty, and is no cheaper to read
 BATCH_KEYS = 100  # API reference, BatchGetItem
+ASIDE_BYTES = 16_000_000  # of items whose key range is hot, held back until the others are written
+HOT_SECONDS = 10.0  # a key range that was hot is taken to be so still
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
 
 _BETWEEN = b'}},{"PutRequest":{"Item":'
@@ -55,6 +58,24 @@ class Table:
     indexes: dict[str, tuple[str, ...]]
     index_status: dict[str, str]
     attribute_types: dict[str, str]
+
+
+class _Aside:
+    """Batches that are written last, within bounds. Safe for many threads."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= ASIDE_BYTES
+
+    def add(self, batch: list[bytes]) -> None:
+        with self._lock:
+            self.batches.append(batch)
+            self._bytes += sum(map(len, batch))
 
 
 class DynamoDB:
@@ -83,6 +104,7 @@ class DynamoDB:
         self._lock = threading.Lock()
         self._read_units = self._write_units = 0.0
         self._throttled = 0
+        self._clock, self._hot_until = clock, 0.0
 
     @property
     def consumed_write_units(self) -> float:
@@ -134,9 +156,11 @@ class DynamoDB:
 
         `puts` are (key, item as typed JSON), taken as they are needed, a few batches ahead. An item that is there
         already is replaced. `written` is called in this thread with the number of further items that are in the table.
-        Raises TransientError, naming how many are not written, when nothing got through for 300 s.
+        Items of a hot key range go last, so that the others need not wait for them. Raises TransientError, naming how
+        many are not written, when nothing got through for 300 s.
         """
         taken = done = 0
+        aside = _Aside()
 
         def counted() -> Iterator[list[bytes]]:
             nonlocal taken
@@ -144,27 +168,39 @@ class DynamoDB:
                 taken += len(batch)
                 yield batch
 
-        def put(batch: list[bytes]) -> None:
+        def put(batch: list[bytes], aside: _Aside | None = None) -> int:
             nonlocal done
-            for count in self._put_batch(table, batch):
+            total = 0
+            for count in self._put_batch(table, batch, aside):
                 with self._lock:
                     done += count
+                total += count
+            return total
 
         try:
-            for batch, _ in self.run_all(counted(), put):
+            for _, count in chain(
+                self.run_all(counted(), lambda batch: put(batch, aside)),
+                self.run_all(aside.batches, put),  # by then it holds what it will
+            ):
                 if written is not None:
-                    written(len(batch))
+                    written(count)
         except TransientError as error:
             raise TransientError(f"{taken - done} items for table {table} are not written: {error}") from error
         return done
 
-    def _put_batch(self, table: str, batch: list[bytes]) -> Iterator[int]:
+    def _put_batch(self, table: str, batch: list[bytes], aside: "_Aside | None") -> Iterator[int]:
+        """Put a batch, yielding how many of it each request wrote; what is hot goes `aside`, where there is room."""
         head = b'{"ReturnConsumedCapacity":"TOTAL","RequestItems":{%s:[{"PutRequest":{"Item":' % orjson.dumps(table)
         backoff = self._wire.backoff()
         while True:
             body = head + _BETWEEN.join(batch) + b"}}]}}"
             units = float(sum(-(-len(item) // 1024) for item in batch))
-            answer = self._write("BatchWriteItem", table, body, units)
+            try:
+                answer = self._write("BatchWriteItem", table, body, units, wait_for_hot=aside is None or aside.full)
+            except ThrottledError:
+                assert aside
+                aside.add(batch)
+                return
             left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in answer["UnprocessedItems"].get(table, ())]
             if len(left) < len(batch):
                 backoff.progress()
@@ -212,12 +248,21 @@ class DynamoDB:
         body = orjson.dumps({"TableName": table, "ReturnConsumedCapacity": "TOTAL", **request})
         self._write(operation, table, body, -(-len(body) // 1024))
 
-    def _write(self, operation: str, table: str, body: bytes, units: float) -> dict[str, Any]:
+    def _write(
+        self, operation: str, table: str, body: bytes, units: float, *, wait_for_hot: bool = True
+    ) -> dict[str, Any]:
+        """Send a write until it is a yes or a no. Without `wait_for_hot`, raises ThrottledError for a hot key range."""
+
         def before() -> None:
             self._rate.acquire(units)
             self._check()
 
-        answer = self._wire.send(operation, table, body, before=before, throttled=self._slow_down)
+        def throttled(error: ThrottledError) -> None:
+            self._slow_down(error)
+            if error.hot_keys_only and not wait_for_hot:
+                raise error
+
+        answer = self._wire.send(operation, table, body, before=before, throttled=throttled)
         consumed = _consumed(answer)
         whole = not answer.get("UnprocessedItems")
         self._rate.accepted(units if consumed is None else consumed, units, whole)
@@ -226,9 +271,14 @@ class DynamoDB:
         return answer
 
     def _slow_down(self, throttle: ThrottledError) -> None:
+        """Answer a throttle as its reasons demand: only a limit of the table or the account slows everybody down."""
         with self._lock:
             self._throttled += 1
-        if not throttle.hot_keys_only:
+            if throttle.reasons:
+                self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
+            # What a request left over comes without a reason: it is the one that was named last.
+            is_hot = self._clock() < self._hot_until
+        if not is_hot:
             self._rate.throttled()
 
     # Reads

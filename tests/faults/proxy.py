@@ -45,6 +45,7 @@ class Faults:
     deny: float = 0.0  # refused with AccessDeniedException
     cut_before: float = 0.0  # connection closed, nothing applied
     cut_after: float = 0.0  # connection closed although it was applied
+    hot: str = ""  # a text: items that hold it are of a hot key range, which takes nothing
     latency: float = 0.0  # seconds added to every request
     only: tuple[str, ...] = ()  # these operations, e.g. ("BatchWriteItem",); () for all
 
@@ -138,7 +139,9 @@ class Proxy:
             return self._fail()
         if fault == "cut_before":
             return None
-        if operation in {"BatchWriteItem", "BatchGetItem"} and self._random.random() < faults.unprocessed:
+        if operation == "BatchWriteItem" and faults.hot:
+            answer = await self._forward_cold(request, faults.hot)
+        elif operation in {"BatchWriteItem", "BatchGetItem"} and self._random.random() < faults.unprocessed:
             answer = await self._forward_part(request, operation)
         else:
             answer = await self._forward(request)
@@ -189,12 +192,28 @@ class Proxy:
             kept_back, entries[:] = entries[:count], entries[count:]
             held[table] = kept_back if writes else {**asked, "Keys": kept_back}
             self.counts["unprocessed_items" if writes else "unprocessed_keys"] += count
+        return await self._forward_less(request, body, held, "UnprocessedItems" if writes else "UnprocessedKeys")
+
+    async def _forward_cold(self, request: Request, hot: str) -> bytes:
+        """Hand hot items back without a reason, as DynamoDB does; refuse a batch that holds no other."""
+        body = json.loads(request.body)
+        ((table, entries),) = body["RequestItems"].items()
+        held = [entry for entry in entries if hot in json.dumps(entry, ensure_ascii=False)]
+        if len(held) == len(entries):
+            self.counts["throttled"] += 1
+            return self._refuse((HOT_KEYS,))
+        self.counts["unprocessed_items"] += len(held)
+        entries[:] = [entry for entry in entries if entry not in held]
+        return await self._forward_less(request, body, {table: held} if held else {}, "UnprocessedItems")
+
+    async def _forward_less(self, request: Request, body: Any, held: dict[str, Any], member: str) -> bytes:
+        """Forward `body` in place of the request's own; `held` is handed back."""
         answer = await self._forward(replace(request, body=json.dumps(body).encode()))
         head, _, payload = answer.partition(b"\r\n\r\n")
         if not held or b" 200 " not in head.partition(b"\r\n")[0]:
             return answer
         result = json.loads(payload)
-        result["UnprocessedItems" if writes else "UnprocessedKeys"] = held
+        result[member] = held
         return respond(200, result)
 
     async def _forward(self, request: Request) -> bytes:

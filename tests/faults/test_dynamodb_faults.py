@@ -227,3 +227,22 @@ def test_a_hot_key_range_slows_only_its_own_items(proxy, connect, table):
     connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
     assert proxy.counts["throttled"] > 0
     assert clock.now < 2
+
+
+def test_the_others_do_not_wait_for_a_hot_key_range(proxy, connect, direct, table):
+    """It takes nothing until they are all written: whoever waited for it would give up."""
+    items, clock, done = make_items(2500), Clock(), 0
+    hot = "isbn-7"  # and isbn-70 to 79, 700 to 799: 111 of them
+    proxy.faults = Faults(hot=hot)
+
+    def count(written: int) -> None:
+        nonlocal done
+        done += written
+        if done == 2500 - 111:
+            assert not any(hot in item["isbn"]["S"] for item in read_all(direct, table).values())
+            proxy.faults = Faults()
+
+    dynamodb = connect(in_flight=4, clock=clock, sleep=clock.sleep)
+    assert dynamodb.put_items(table, as_puts(items), count) == done == 2500
+    assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_items"] > 0
+    assert read_all(direct, table) == by_key(items)
