@@ -59,7 +59,11 @@ class Part(Document):
 
 
 class Counts(Document):
-    """What staging found in one entity."""
+    """What staging found in one entity.
+
+    `read_units` are those that staging consumed; `reread_units` those that the writers will, as they read each item
+    again just before they update or delete it.
+    """
 
     source_rows: int = 0
     put: int = 0
@@ -72,6 +76,7 @@ class Counts(Document):
     kept_back: int = 0
     write_units: int = 0
     read_units: float = 0.0
+    reread_units: int = 0
     put_bytes: int = 0
 
 

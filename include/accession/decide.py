@@ -14,6 +14,7 @@ from accession.manifest import Manifest
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000
+READ_UNIT_BYTES = 4096  # of one strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
 NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and was kept: the conflict shows again
 
 
@@ -164,6 +165,7 @@ class Decisions:
         units = self.builder.count_write_units(before, measure_item(before))
         self.count("deleted")
         self.count("write_units", units)
+        self._count_reread(before)
         self._add(pending.entry._replace(written=1))
         self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
 
@@ -182,6 +184,7 @@ class Decisions:
         row_checksum = pending.prepared.checksum if merged.checksum != pending.prepared.checksum else None
         self.count("updated")
         self.count("write_units", merged.write_units)
+        self._count_reread(before)
         self._add(pending.entry._replace(checksum=merged.checksum, row_checksum=row_checksum))
         change = Change(
             "update",
@@ -194,6 +197,9 @@ class Decisions:
             "changed in the target since we wrote it: overwritten" if is_conflict else None,
         )
         self.parts.add("update", encode_change(change))
+
+    def _count_reread(self, before: TypedItem) -> None:
+        self.count("reread_units", -(-measure_item(before) // READ_UNIT_BYTES))
 
     def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
         self.count("put")

@@ -28,6 +28,7 @@ class Executed(Document):
     already: int
     conflicts: list[Kept]
     write_units: float
+    read_units: float = 0.0
     throttled: int
     started_at: str
     ended_at: str

@@ -83,6 +83,7 @@ class _Execution:
         self.conflicts: list[Kept] = []
         self.written = self.already = 0
         self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
+        self.read_before = dynamodb.consumed_read_units
         self.started_at = datetime.now(UTC).isoformat()
         # The mark is made before the first write: whoever finds it cannot know how far the other came.
         self.is_first = store.claim(started_path(manifest.run, index.entity, part.part, step), self.started_at.encode())
@@ -199,6 +200,7 @@ class _Execution:
             already=self.already,
             conflicts=self.conflicts,
             write_units=self.dynamodb.consumed_write_units - self.units_before,
+            read_units=self.dynamodb.consumed_read_units - self.read_before,
             throttled=self.dynamodb.throttled - self.throttled_before,
             started_at=self.started_at,
             ended_at=datetime.now(UTC).isoformat(),

@@ -185,10 +185,11 @@ class _Facts:
         manifest, plan = self.manifest, self.plan
         steps = self._steps(ended)
         indexes = [index for index in self.indexes.values() if index is not None]
-        planned_reads = sum(index.counts.read_units for index in indexes)
         write_units = sum(execution.write_units for _, execution in self.executions)
         write_units += self.rollback.write_units if self.rollback else 0
-        read_units = planned_reads + sum(v.read_units for v in self.verifications.values())
+        read_units = sum(index.counts.read_units for index in indexes)
+        read_units += sum(execution.read_units for _, execution in self.executions)
+        read_units += sum(v.read_units for v in self.verifications.values())
         return Report(
             run=manifest.run,
             airflow_run_id=manifest.airflow_run_id,

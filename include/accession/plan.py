@@ -45,7 +45,7 @@ class EntityPlan(Document):
 
 
 class Plan(Document):
-    """`plan.json`."""
+    """`plan.json`. Read units are those of staging and of the writers; the proof's scan is not in them."""
 
     run: str
     entities: dict[str, EntityPlan]
@@ -101,7 +101,7 @@ def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
     }
     counts = [index.counts for index in indexes.values()]
     write_units = sum(count.write_units for count in counts)
-    read_units = sum(count.read_units for count in counts)
+    read_units = sum(count.read_units + count.reread_units for count in counts)
     rate = manifest.policy("write_units_per_second") or NEW_TABLE_WRITE_UNITS
     plan = Plan(
         run=manifest.run,

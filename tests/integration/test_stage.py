@@ -3,6 +3,7 @@
 import base64
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
@@ -17,8 +18,18 @@ from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
-from accession.items import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES, checksum_item, measure_item
+from accession.items import (
+    MAX_ITEM_BYTES,
+    MAX_PARTITION_KEY_BYTES,
+    MAX_SORT_KEY_BYTES,
+    TypedItem,
+    checksum_item,
+    measure_item,
+)
+from accession.migrate import remove_items
+from accession.plan import price_units
 from accession.sample import write_sample
 from accession.values import ValueProblem, to_auto, to_json, to_number
 from conftest import Library, LocalAws, make_library
@@ -397,3 +408,51 @@ def test_the_service_charges_the_units_that_were_planned(library: Library, tmp_p
     driver.open()
     consumed = sum(done.write_units for name in driver.mapping.order for done in driver.migrate(name))
     assert consumed == planned
+
+
+class Charging(DynamoDB):
+    """Charges the reading of single items as DynamoDB does; MiniStack charges nothing for it."""
+
+    charged = 0.0
+
+    @property
+    def consumed_read_units(self) -> float:
+        return self.charged
+
+    def read_items(self, table: str, key_name: str, keys: Sequence[str]) -> dict[str, TypedItem]:
+        found = super().read_items(table, key_name, keys)
+        self.charged += sum(-(-measure_item(item) // 4096) for item in found.values()) + len(set(keys) - found.keys())
+        return found
+
+
+class ChargedDriver(Driver):
+    def connect(self, epoch: int | None = None) -> DynamoDB:
+        return Charging(self.client)
+
+
+def test_the_service_charges_the_reads_that_were_planned(library: Library, tmp_path: Path) -> None:
+    """A unit for each 4 KB of every item that is updated or deleted: once while staging, once just before."""
+    source = write_sample(tmp_path / "site.db", users=20, books=50, user_books=100, orphans=0, odd=0)
+    with closing(sqlite3.connect(source)) as db, db:
+        db.execute("UPDATE book SET description = ? WHERE id = 3", ("x" * 9000,))
+    first = ChargedDriver(library, source)
+    report = first.run()
+    assert first.plan().read_units == 0
+    assert report.price_usd.planned == float(price_units(first.plan().write_units, 0))
+
+    with closing(sqlite3.connect(source)) as db, db:
+        db.execute("UPDATE book SET title = 'Another title' WHERE id <= 7")
+        db.execute("DELETE FROM user_book WHERE id <= 5")
+    second = ChargedDriver(library, source)
+    indexes = second.stage_all()
+    staged = sum(index.counts.read_units for index in indexes.values())
+    assert staged == (6 + 3) + 5
+    plan = second.plan()
+    assert plan.read_units == 2 * staged
+    assert plan.price_usd == price_units(plan.write_units, 2 * staged)
+    second.open()
+    executed = [done for name in second.mapping.order for done in second.migrate(name)]
+    executed += remove_items(second.store, second.mapping, second.manifest, second.connect())
+    assert sum(done.read_units for done in executed) == staged
+    consumed = second.end(failure="not verified").price_usd.consumed
+    assert consumed == float(price_units(sum(done.write_units for done in executed), plan.read_units))
