@@ -109,6 +109,12 @@ class Entity(_Strict):
     def _check(self) -> "Entity":
         if self.target.key in self.attributes:
             raise ValueError(f"attributes.{self.target.key}: this is the key, its value is the new id")
+        for column in self.sensitive_columns:
+            if column.lower() == self.source.key.lower():  # SQLite takes a column's name in any case
+                raise ValueError(
+                    f"source.key: {column} cannot be sensitive and the key, as ids are made from it, and the ID map, "
+                    "rejects and reports name rows by it; choose another key"
+                )
         for index, names in self.indexes.items():
             if not 1 <= len(names) <= 2:
                 raise ValueError(f"indexes.{index}: a partition key and at most one sort key")

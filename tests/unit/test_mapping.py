@@ -125,6 +125,12 @@ def test_attributes_that_are_sound(tmp_path: Path, attribute: dict[str, Any]) ->
     assert load_mapping(write(tmp_path, change(entities__book__attributes__extra=attribute)))
 
 
+def test_the_key_may_be_an_attribute_too_and_any_other_column_sensitive(tmp_path: Path) -> None:
+    old = {"column": "id", "type": "number"}
+    text = change(entities__book__attributes__old=old, entities__book__attributes__title__sensitive=True)
+    assert load_mapping(write(tmp_path, text)).entities["book"].sensitive_columns == {"title"}
+
+
 def test_a_mapping_cannot_be_changed_once_loaded(tmp_path: Path) -> None:
     mapping = load_mapping(write(tmp_path, BOOKS))
     with pytest.raises(ValueError, match="frozen"):
@@ -156,6 +162,13 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "the table Authors-{environment} is the target of more",
     ),
     ({"entities__book__target__key": "title"}, "entities.book: attributes.title: this is the key"),
+    *(
+        (
+            {"entities__book__attributes__old": {"column": column, "type": "string", "sensitive": True}},
+            f"entities.book: source.key: {column} cannot be sensitive and the key",
+        )
+        for column in ("id", "ID")
+    ),
     ({"entities__book__attributes": {}}, "entities.book.attributes: Dictionary should have at least 1 item"),
     ({f"{ATTRIBUTE}__type": "text"}, "entities.book.attributes.title.type: Input should be 'string', 'number'"),
     ({f"{ATTRIBUTE}__type": None}, "entities.book.attributes.title: type is missing: one of string, number"),
