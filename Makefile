@@ -131,7 +131,7 @@ ui: $(READY) ## [PORT=8080]: Airflow with its UI and the audit page, without Doc
 
 .PHONY: test
 test: $(READY) ## unit, integration, fault and DAG tests, against a real MiniStack
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: test-slow
 test-slow: $(READY) ## the long suites: hundreds of random histories against the model

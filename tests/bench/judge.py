@@ -30,7 +30,8 @@ def _judge_load(result: Result) -> list[Verdict]:
     hook = _ratio(result, "10 ms", "airflow_hook", "rows_per_second")
     loop = _ratio(result, "10 ms", "put_loop", "rows_per_second")
     writer = _ratio(result, "0 ms", "batch_writer", "rows_per_cpu_second")
-    exact = [f"{name} at {latency}" for latency, section in result["load"].items() for name, one in section.items()
+    sections = result["load"] | {"MiniStack": result["ministack"]}
+    exact = [f"{name} at {place}" for place, section in sections.items() for name, one in section.items()
              if not one["exact"]]  # fmt: skip
     busiest = max(one["server_busy"] for section in result["load"].values() for one in section.values())
     return [
@@ -85,4 +86,12 @@ def _judge_control(result: Result) -> list[Verdict]:
             Verdict(f"a limit of {phase['limit']:,.0f} units/s {name}: 92 % used, below 5 % throttled",
                     f"{phase['settled_used']:.1%} used, {phase['settled_throttled']:.1%} throttled", met)
         )  # fmt: skip
-    return verdicts
+    account, hot = result["account"], result["hot range"]
+    met = account["settled_used"] >= 0.92 and account["settled_throttled"] < 0.05
+    return [
+        *verdicts,
+        Verdict(f"an account's limit of {account['limit']:,.0f} units/s: 92 % used, below 5 % throttled",
+                f"{account['settled_used']:.1%} used, {account['settled_throttled']:.1%} throttled", met),
+        Verdict("a hot key range: all other items within 20 % of the time that the cap leaves them",
+                f"{hot['took']:.1f} s for {hot['ideal']:.1f} s", hot["took"] <= 1.2 * hot["ideal"]),
+    ]  # fmt: skip

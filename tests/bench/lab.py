@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,16 @@ class Lab:
         """One step of a migration, see steps.py."""
         return self.finish(self.begin(library, **request))
 
-    def begin(self, library: Prepared | None = None, **request: Any) -> "subprocess.Popen[str]":
+    def begin(
+        self, library: Prepared | None = None, environ: dict[str, str] | None = None, **request: Any
+    ) -> "subprocess.Popen[str]":
         """The same, not waiting for its end."""
         if library is not None:
             mine = {"bucket": self.bucket(library.environment), "environment": library.environment, "run": library.run}
             if request["step"] == "migrate":
                 mine["epoch"] = library.epoch  # type: ignore[assignment]
             request = mine | request
-        return self.start("steps.py", json.dumps(request))
+        return self.start("steps.py", json.dumps(request), **environ or {})
 
     @staticmethod
     def bucket(environment: str) -> str:
@@ -97,6 +99,10 @@ class Lab:
     @staticmethod
     def table(environment: str, name: str = "user_book") -> str:
         return MAPPING.entities[name].table(environment)
+
+    def holds(self, environment: str, name: str) -> bool:
+        """Whether the stand-in has that table."""
+        return self.table(environment, name) in self._created
 
     def store(self, environment: str) -> Store:
         return Store(self.s3, self.bucket(environment), MAPPING.name, environment)
@@ -128,8 +134,10 @@ class Lab:
         epoch = self.step(step="open", run=run, **here)["epoch"]
         return Prepared(environment, run, epoch, rows, costs)
 
-    def create_tables(self, environment: str) -> None:
-        """The tables of the mapping, in the stand-in."""
+    def create_tables(self, environment: str, client: Any = None) -> None:
+        """The tables of the mapping, empty: in the stand-in, or where `client` points."""
+        if client is not None:
+            self.drop_tables(environment, client)
         for entity in MAPPING.entities.values():
             names = {entity.target.key, *(name for names in entity.indexes.values() for name in names)}
             request = {
@@ -148,7 +156,18 @@ class Lab:
                     for index, names in entity.indexes.items()
                 ],
             }
-            self.tell("CreateTable", **request)
+            if client is None:
+                self.tell("CreateTable", **request)
+                self._created.add(entity.table(environment))
+            else:
+                client.create_table(BillingMode="PAY_PER_REQUEST", **request)
+
+    @staticmethod
+    def drop_tables(environment: str, client: Any) -> None:
+        """Take the tables away where `client` points."""
+        for entity in MAPPING.entities.values():
+            with suppress(client.exceptions.ResourceNotFoundException):
+                client.delete_table(TableName=entity.table(environment))
 
     def forget_progress(self, library: Prepared) -> None:
         """As if no part had been begun: else the next execution reads first what is there."""

@@ -6,9 +6,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
+import boto3
 import orjson
 from boto3.dynamodb.types import TypeDeserializer
 from lab import Lab, Prepared
@@ -211,6 +212,38 @@ def measure_limit(lab: Lab, library: Prepared, units: int, seconds: float) -> di
     return {"units": units, "seconds": seconds, "phases": phases, "record": record}
 
 
+def measure_account(lab: Lab, library: Prepared, units: int, seconds: float) -> dict[str, Any]:
+    """All tables of the account together take `units`."""
+    lab.forget_progress(library)
+    lab.tell("StandIn.Empty", table=lab.table(library.environment))
+    lab.tell("StandIn.Set", latency=0.01, units=units, stored=units, charge=3, reason="TableWriteAccountLimitExceeded")
+    record = watch(lab, [lab.begin(library, step="migrate", name="user_book")], seconds)
+    lab.tell("StandIn.Set", reason=TABLE_REASON)
+    end = record["start"] + len(record["units"]) * record["seconds"]
+    return judge_phase(record, record["start"], end, units)
+
+
+HOT_CAP, HOT_SHARE = 1_000, 0.01
+
+
+def measure_hot_range(lab: Lab, library: Prepared) -> dict[str, Any]:
+    """One part under a cap, a hundredth of whose items are of a hot key range, which takes a quarter of what would come
+    to it: how long the others took, and how long they had to."""
+    lab.forget_progress(library)
+    lab.tell("StandIn.Empty", table=lab.table(library.environment))
+    hot_units = HOT_CAP * HOT_SHARE / 4
+    lab.tell("StandIn.Set", latency=0.01, units=1e9, stored=1e9, charge=1, hot=HOT_SHARE, hot_units=hot_units)
+    others = load_index(lab.store(library.environment), library.run, "user_book").parts[0].writes * (1 - HOT_SHARE)
+    ideal = others / HOT_CAP
+    child = lab.begin(library, step="migrate", name="user_book", parts=[0], cap=HOT_CAP)
+    record = watch(lab, [child], 2 * ideal)
+    lab.tell("StandIn.Set", hot=0.0)
+    written = list(accumulate(record["units"]))
+    took = next((slot for slot, units in enumerate(written) if units >= others), len(written)) * record["seconds"]
+    return {"cap": HOT_CAP, "share": HOT_SHARE, "ideal": ideal, "took": took, "refused": sum(record["refused"])}
+
+
+TABLE_REASON = "TableWriteMaxOnDemandThroughputExceeded"
 SETTLED_SECONDS = 10.0  # the bar: found again within this time
 
 
@@ -271,3 +304,46 @@ def measure_workers(lab: Lab, library: Prepared, latency: float, rounds: int) ->
     lab.tell("StandIn.Set", latency=0, units=0)
     return {number: {"median": statistics.median(rates), "low": min(rates), "high": max(rates)}
             for number, rates in found.items()}  # fmt: skip
+
+
+# 6. MiniStack as the target, beside what it can take at all
+
+
+def measure_ministack(lab: Lab, library: Prepared, counts: dict[str, int], rounds: int) -> dict[str, Any]:
+    """The same contenders into the emulator; `ceiling` is prepared requests, unsigned, over eight connections."""
+    target = boto3.client("dynamodb", endpoint_url=lab.s3_endpoint)
+    ours = next(iter(load_index(lab.store(library.environment), library.run, "user_book").parts)).writes
+    counts = counts | {"ceiling": ours, "accession": ours}
+    expected = write_items(lab, library, set(counts.values()))
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in counts}
+    for _ in range(rounds):
+        for name, count in counts.items():
+            lab.create_tables(library.environment, target)
+            environ = {"AWS_ENDPOINT_URL_DYNAMODB": lab.s3_endpoint}
+            if name == "accession":
+                lab.forget_progress(library)
+                child = lab.begin(library, step="migrate", name="user_book", parts=[0], environ=environ)
+            else:
+                load = (str(lab.folder / "items.jsonl"), lab.table(library.environment), str(count))
+                if name == "ceiling":
+                    child = lab.start("ceiling.py", lab.s3_endpoint, *load)
+                else:
+                    child = lab.start("contenders.py", name, *load, bench=name in BENCH_VENV, **environ)
+            result = lab.finish(child)
+            found, checksum = read_checksum(target, lab.table(library.environment))
+            result["exact"] = (found, checksum, result["rows"]) == (count, expected[count], count)
+            results[name].append(result)
+            say(f"  MiniStack, {name}: {result['rows'] / result['wall']:,.0f} rows/s, exact: {result['exact']}")
+    lab.drop_tables(library.environment, target)
+    return {name: summarize(tries) for name, tries in results.items()}
+
+
+def read_checksum(client: Any, table: str) -> tuple[int, str]:
+    """How many items a table holds, and their checksum as the stand-in makes it."""
+    number = total = 0
+    for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        for item in page["Items"]:
+            number += 1
+            data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+            total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
+    return number, f"{total % 2**128:032x}"

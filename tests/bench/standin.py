@@ -33,6 +33,7 @@ TABLE = re.compile(rb'"RequestItems": ?{"([^"]+)"|"TableName": ?"([^"]+)"')
 PUT = re.compile(rb'"PutRequest"')
 PAGE_BYTES = 1_000_000  # API reference, Scan: at most 1 MB a page
 BURST_SECONDS = 300  # Developer Guide, "Burst capacity": up to 5 minutes of unused capacity
+HOT = "TableWriteKeyRangeThroughputExceeded"
 SLOT_SECONDS = 0.1  # resolution of the record of accepted units
 
 
@@ -46,6 +47,26 @@ class Limits:
     charge: int = 1  # units for each KB of an item: 1, and 1 more for each index that holds it
     reason: str = "TableWriteMaxOnDemandThroughputExceeded"
     code: str = "ThrottlingException"
+    hot: float = 0.0  # the share of the items that are of one hot key range, drawn by their bytes,
+    hot_units: float = 0.0  # which takes so many units a second
+
+
+@dataclass
+class Bucket:
+    """Units that may be used now: so many a second, those not used are saved up for a while."""
+
+    rate: float = 0.0
+    level: float = 0.0
+    at: float = field(default_factory=time.monotonic)
+
+    def take(self, units: float) -> bool:
+        now = time.monotonic()
+        self.level = min(self.level + (now - self.at) * self.rate, BURST_SECONDS * self.rate)
+        self.at = now
+        if self.level < units:
+            return False
+        self.level -= units
+        return True
 
 
 @dataclass
@@ -140,7 +161,7 @@ class Server:
         self.slots: dict[int, float] = defaultdict(float)
         self.refusals: dict[int, int] = defaultdict(int)
         self.asked: dict[int, int] = defaultdict(int)
-        self.level, self.at = 0.0, time.monotonic()
+        self.bucket, self.hot = Bucket(), Bucket()
         self._batch_answers: dict[tuple[bytes, int], bytes] = {}
 
     def handle(self, target: bytes, body: bytes) -> bytes:
@@ -183,24 +204,25 @@ class Server:
         return answer(200, b'{"UnprocessedItems":%b,"ConsumedCapacity":[%b]}' % (left, capacity))
 
     def write_limited(self, table: Table, name: bytes, target: bytes, body: bytes) -> bytes:
-        now = time.monotonic()
-        slot = int(now / SLOT_SECONDS)
+        slot = int(time.monotonic() / SLOT_SECONDS)
         self.asked[slot] += 1
-        full = BURST_SECONDS * self.limits.units
-        self.level = min(self.level + (now - self.at) * self.limits.units, full)
-        self.at = now
         request = orjson.loads(body)
         batch = target == b"BatchWriteItem"
         entries = request["RequestItems"][name.decode()] if batch else [{"PutRequest": {"Item": request["Item"]}}]
-        taken, left, used = [], [], 0.0
+        taken, left, used, reasons = [], [], 0.0, set()
         for entry in entries:
-            units = -(-len(orjson.dumps(entry["PutRequest"]["Item"])) // 1024) * self.limits.charge
-            if self.level >= units:
-                self.level -= units
+            data = orjson.dumps(entry["PutRequest"]["Item"])
+            units = -(-len(data) // 1024) * self.limits.charge
+            is_hot = zlib.crc32(data) < self.limits.hot * 2**32
+            if is_hot and not self.hot.take(units):
+                left.append(entry)
+                reasons.add(HOT)
+            elif self.bucket.take(units):
                 used += units
                 taken.append(entry)
             else:
                 left.append(entry)
+                reasons.add(self.limits.reason)
         self.slots[slot] += used
         if left:
             self.throttled += 1
@@ -210,10 +232,8 @@ class Server:
                 self.limits.code,
                 "Throughput exceeds the current capacity of your table.",
                 [
-                    {
-                        "reason": self.limits.reason,
-                        "resource": f"arn:aws:dynamodb:us-east-1:000000000000:table/{name.decode()}",
-                    }
+                    {"reason": reason, "resource": f"arn:aws:dynamodb:us-east-1:000000000000:table/{name.decode()}"}
+                    for reason in sorted(reasons)
                 ],
             )
         table.raw.append(orjson.dumps({"RequestItems": {name.decode(): taken}}))
@@ -280,9 +300,8 @@ class Server:
             case "Set":
                 stored = request.get("stored")
                 self.limits = Limits(**({**vars(self.limits), **request}))
-                if stored is not None:
-                    self.level = stored
-                self.at = time.monotonic()
+                level = self.bucket.level if stored is None else stored
+                self.bucket, self.hot = Bucket(self.limits.units, level), Bucket(self.limits.hot_units)
                 self._batch_answers.clear()
             case "Empty":
                 self.tables[request["table"]] = Table(self.tables[request["table"]].description)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ class Deployment:
             "WHERE dag_id = ? AND run_id = ?"
         )
         return [Task(*row) for row in self._query(query, dag_id, run_id)]
+
+    def times(self, dag_id: str, run_id: str) -> list[tuple[str, datetime | None, datetime | None]]:
+        """Start and end of each task; None of one that did not run."""
+        query = "SELECT task_id, start_date, end_date FROM task_instance WHERE dag_id = ? AND run_id = ?"
+        return [
+            (task, *(datetime.fromisoformat(time) if time else None for time in (start, end)))
+            for task, start, end in self._query(query, dag_id, run_id)
+        ]
 
     def state(self, dag_id: str, run_id: str) -> str:
         """The run's state."""

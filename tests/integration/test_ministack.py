@@ -1,5 +1,6 @@
 """The embedded AWS: on this machine only, alone in what it is told, and gone when its owner is, however that ends."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -50,7 +51,10 @@ def test_dies_with_its_owner(end: str | signal.Signals) -> None:
 
 def test_listens_on_loopback_only() -> None:
     with start_ministack() as ministack:
-        inodes = {str(link.readlink()) for link in Path(f"/proc/{ministack.pid}/fd").iterdir()}
+        inodes = set()
+        for link in Path(f"/proc/{ministack.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(str(link.readlink()))
         listening = []
         for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{ministack.pid}/net/{table}").read_text().splitlines()[1:]:
