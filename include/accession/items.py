@@ -76,7 +76,7 @@ def canonical_json(item: TypedItem) -> bytes:
 def _may_differ(data: bytes) -> bool:
     """Whether JSON with sorted names may not be canonical yet: it holds a set, or a number that is no plain natural
     one. Quotes inside texts are escaped, so neither of these is found in one."""
-    return (b'"N":"' in data and _ODD_NUMBER.search(data) is not None) or b'S":[' in data
+    return (b'"N":"' in data and _ODD_NUMBER.search(data) is not None) or (b"[" in data and b'S":[' in data)
 
 
 def _canonical(value: TypedValue) -> TypedValue:

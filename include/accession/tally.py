@@ -30,11 +30,6 @@ class Tally:
         self.product = product
         self.count += len(checksums)
 
-    def merge(self, other: "Tally") -> None:
-        """Take in what another one of the same secret saw."""
-        self.product = self.product * other.product % PRIME
-        self.count += other.count
-
 
 def tally_buckets(secret: int, items: Iterable[tuple[str, bytes]]) -> list[Tally]:
     """A tally for each bucket, of items by key and checksum."""

@@ -117,6 +117,7 @@ class _Verifying:
         self.samples: dict[str, TypedItem] = {}
         self.mismatched: list[str] = []
         self.secret = secrets.randbelow(PRIME)
+        self.scanned, self.scanned_path = Tally(self.secret), folder / "scanned"
 
     def verify(self) -> Verification:
         started = datetime.now(UTC).isoformat()
@@ -130,12 +131,13 @@ class _Verifying:
         self.progress = Progress(f"verify {self.entity.name}", entries, "items")
         problems = self.folder / "problems.jsonl.gz"
         with gzip.GzipFile(problems, "wb", mtime=0) as self.list, _collecting_rarely():
-            scanned, recorded = Tally(self.secret), Tally(self.secret)
-            for _, tally in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
-                scanned.merge(tally)
+            with self.scanned_path.open("wb") as self.scanned_file:
+                for _ in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
+                    pass
+            recorded = Tally(self.secret)
             for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
                 recorded.add([checksum for (checksum,) in batch])
-            if scanned == recorded:
+            if self.scanned == recorded:
                 self.counts["verified"] = recorded.count
                 self._find_missing(id_map, set())
             else:
@@ -160,24 +162,20 @@ class _Verifying:
             ended_at=datetime.now(UTC).isoformat(),
         )
 
-    def _scan_segment(self, segment: int) -> Tally:
-        """Take in one segment; key and checksum of its items go to disk."""
-        key_name, tally = self.entity.target.key, Tally(self.secret)
-        with self._scanned_file(segment).open("wb") as file:
-            for number, page in enumerate(self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS)):
+    def _scan_segment(self, segment: int) -> None:
+        """Take in one segment; key and checksum of its items go to disk. The segments wait for the network side by
+        side, and compute one after the other: side by side that would only cost more."""
+        key_name = self.entity.target.key
+        for number, page in enumerate(self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS)):
+            with self.lock:
                 keys = [item[key_name]["S"] for item in page]
                 checksums = checksum_items(page)
-                tally.add(checksums)
-                file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
-                file.write(b"".join(checksums))
-                with self.lock:
-                    self.progress.add(len(page))
-                    if number == 0:
-                        self.samples.update(zip(keys[:SAMPLES], page, strict=False))
-        return tally
-
-    def _scanned_file(self, segment: int) -> Path:
-        return self.folder / f"scanned-{segment}"
+                self.scanned.add(checksums)
+                self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
+                self.scanned_file.write(b"".join(checksums))
+                self.progress.add(len(page))
+                if number == 0:
+                    self.samples.update(zip(keys[:SAMPLES], page, strict=False))
 
     def _find_problems(self, id_map: Connection) -> None:
         """The two sides are not the same: find where, and look there item by item."""
@@ -194,13 +192,12 @@ class _Verifying:
 
     def _read_scanned(self) -> Iterator[tuple[str, bytes]]:
         """Key and checksum of the items that were scanned."""
-        for segment in range(SEGMENTS):
-            with self._scanned_file(segment).open("rb") as file:
-                while line := file.readline():
-                    keys = orjson.loads(line)
-                    checksums = file.read(CHECKSUM_BYTES * len(keys))
-                    for number, key in enumerate(keys):
-                        yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
+        with self.scanned_path.open("rb") as file:
+            while line := file.readline():
+                keys = orjson.loads(line)
+                checksums = file.read(CHECKSUM_BYTES * len(keys))
+                for number, key in enumerate(keys):
+                    yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
 
     def _compare(self, id_map: Connection, checksums: dict[str, bytes]) -> None:
         """Look scanned items up in the map, one by one."""
