@@ -2,9 +2,9 @@
 
 botocore works out serialiser, endpoint, user agent, hooks and parser anew for each call: half of a request's CPU time.
 Here its endpoint and its signer (whose credentials refresh themselves) are taken from a call that its own events stop
-before it leaves, and the prepared request goes out through its HTTP session (pool, TLS, proxy, time limits): none of
-these is ours. That the client holds its session at `_endpoint.http_session` is private to botocore:
-tests/integration/test_dynamodb.py fails when a new version moves it.
+before it leaves, and the prepared request, signed by signer.py, goes out through its HTTP session (pool, TLS, proxy,
+time limits): none of these is ours. That the client holds its session at `_endpoint.http_session` is private to
+botocore: tests/integration/test_dynamodb.py fails when a new version moves it.
 """
 
 import logging
@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+
+from accession.signer import Signer
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -66,20 +68,14 @@ class Channel:
         finally:
             events.unregister("before-sign.dynamodb.DescribeLimits", keep_signer)
             events.unregister("before-send.dynamodb.DescribeLimits", stop)
-        self._url, self._signer = known["url"], known["signer"]
+        self._url, self._signer = known["url"], Signer(known["signer"], known["url"])
         self._user_agent = client.meta.config.user_agent  # type: ignore[attr-defined]
         self._session = client._endpoint.http_session  # type: ignore[attr-defined]
 
     def send(self, operation: str, body: bytes) -> Answer:
         """POST `body` for `operation` ("BatchWriteItem"), signed; one attempt."""
-        headers = {
-            "Content-Type": "application/x-amz-json-1.0",
-            "X-Amz-Target": f"DynamoDB_20120810.{operation}",
-            "User-Agent": self._user_agent,
-        }
-        request = AWSRequest("POST", self._url, headers, body)
-        self._signer.sign(operation, request)
-        answer = self._session.send(request.prepare())
+        headers = self._signer.sign(f"DynamoDB_20120810.{operation}", body) | {"User-Agent": self._user_agent}
+        answer = self._session.send(AWSPreparedRequest("POST", self._url, headers, body, stream_output=False))  # type: ignore[arg-type]
         checksum = answer.headers.get("x-amz-crc32")
         body = answer.content
         return Answer(answer.status_code, body, checksum is None or int(checksum) == zlib.crc32(body))

@@ -170,7 +170,7 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
         lines.append(f"| {int(rows):,} | {times} | {peaks} |")
     lines += [
         "",
-        *_show_whole(result["whole"]),
+        *_show_whole(result["whole"], result["growth"]),
         "",
         "**Bars**",
         "",
@@ -181,8 +181,8 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _show_whole(whole: dict[str, Any]) -> list[str]:
-    """Seconds a step, a column a run."""
+def _show_whole(whole: dict[str, Any], growth: dict[str, Any]) -> list[str]:
+    """Seconds a step, a column a run; beside the last, the same steps as `growth` measured them."""
     lines = ["**The whole DAG** (seconds; of a step the sum of its tasks, their number in brackets)", ""]
 
     def add(name: str, cells: list[str]) -> None:
@@ -196,10 +196,13 @@ def _show_whole(whole: dict[str, Any]) -> list[str]:
     runs = list(whole.values())
     add("step", [f"{name}: {run['rows']:,} rows" for name, run in whole.items()])
     add("---", ["---:"] * len(runs))
-    for name in ("start of Airflow", *STEPS):
+    for name in STEPS:
         add(name, [show_step(run["steps"].get(name)) for run in runs])
     add("sum", [f"{sum(step['seconds'] for step in run['steps'].values()):.1f}" for run in runs])
     add("some task at work", [f"{run['busy']:.1f}" if "busy" in run else "" for run in runs])
+    largest = max(growth, key=int)
+    alone = sum(growth[largest]["seconds"].values())
+    add("the same steps without Airflow, one after the other", [*[""] * (len(runs) - 1), f"{alone:.1f}"])
     add("**wall**", [f"**{run['wall']:.1f}**" for run in runs])
     return lines
 

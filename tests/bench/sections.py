@@ -128,6 +128,7 @@ def measure_growth(
         library = lab.prepare(environment, rows, rounds[rows])
         tasks: dict[str, list[dict[str, Any]]] = {"stage": [library.costs["stage.user_book"]]}
         peaks = {name: cost["rss_peak"] for name, cost in library.costs.items() if "rss_peak" in cost}
+        seconds = {name: cost["wall"] for name, cost in library.costs.items()}
         lab.tell("StandIn.Set", latency=0, units=0)
         for _ in range(rounds[rows]):
             lab.forget_progress(library)
@@ -138,6 +139,7 @@ def measure_growth(
                 peaks[f"migrate.{name}"] = max(done["rss_peak"], peaks.get(f"migrate.{name}", 0))
                 lab.tell("StandIn.Pages", table=table, segments=SEGMENTS, limit=PAGE_ITEMS)
                 proof = lab.step(library, step="verify", name=name)
+                seconds |= {f"migrate.{name}": done["wall"], f"verify.{name}": proof["wall"]}
                 peaks[f"verify.{name}"] = max(proof["rss_peak"], peaks.get(f"verify.{name}", 0))
             tasks.setdefault("migrate", []).append(done)
             tasks.setdefault("verify", []).append(proof)
@@ -157,6 +159,7 @@ def measure_growth(
                 **{n: 1e6 * statistics.median(one["cpu"] for one in tasks[n]) / rows for n in ("migrate", "verify")},
             },
             "peak_mib": {name: peak / 2**20 for name, peak in peaks.items()},
+            "seconds": seconds,
         }
         say(f"  {rows:,} rows: {json.dumps(sizes_found[str(rows)]['cpu_us_per_row'])}")
     return sizes_found

@@ -1,0 +1,34 @@
+"""What the README and docs/bench say of speed is what the recorded numbers say."""
+
+import json
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).parents[2]
+sys.path.append(str(REPO / "tests/bench"))
+
+from judge import judge  # noqa: E402
+
+from bench import BLOCK, show, show_load  # noqa: E402
+
+
+def test_the_tables_are_those_of_the_recorded_run() -> None:
+    result = json.loads((REPO / "docs/bench/bench.json").read_text())
+    verdicts = judge(result)
+    assert [vars(verdict) for verdict in verdicts] == result["bars"]
+    assert (REPO / "docs/bench/table.md").read_text() == show(result, verdicts)
+    shown = BLOCK.search((REPO / "README.md").read_text())
+    assert shown and shown[0] == show_load(result)
+
+
+def test_what_the_bars_are_told_decides_them() -> None:
+    result = json.loads((REPO / "docs/bench/bench.json").read_text())
+    load = result["load"]["10 ms"]["accession"]
+    load["rows_per_second"]["median"] /= 100
+    load["exact"] = False
+    result["cap"]["measured"] *= 1.06
+    result["growth"]["1000000"]["peak_mib"]["verify.user_book"] *= 10
+    failed = {verdict.bar for verdict in judge(result) if not verdict.met} - {
+        bar["bar"] for bar in result["bars"] if not bar["met"]
+    }
+    assert len(failed) >= 5, failed
