@@ -115,7 +115,7 @@ test-stack: $(READY) ## the stack for real: a run, a restart, a killed worker (n
 BENCH := tests/bench/.venv/.ready
 
 .PHONY: bench
-bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (25 minutes; QUICK=1: three, small numbers)
+bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (half an hour; QUICK=1: ten minutes, small numbers)
 	@$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick)
 
 $(BENCH): tests/bench/requirements.lock

@@ -1,6 +1,6 @@
 """The bench: every contender in its own process, in turn, several rounds; prints tables and verdicts.
 
-    make bench            about 28 minutes on two cores; writes docs/bench (numbers, tables, charts) and README's table
+    make bench            about half an hour on two cores; writes docs/bench (numbers, tables, charts) and README's table
     make bench QUICK=1    about 6 minutes: small numbers, prints only
 
 Exit 1 when a bar is not met.
@@ -56,11 +56,11 @@ FULL: dict[str, Any] = {
         10: dict.fromkeys(OTHERS, 10_000) | {"put_loop": 500, "threads": 20_000},
     },
     "sizes": [50_000, 100_000, 1_000_000],
-    "growth_rounds": {50_000: 1, 100_000: 3, 1_000_000: 1},
+    "growth_rounds": {50_000: 1, 100_000: 2, 1_000_000: 1},
     "cap": (4_000, 60.0),
     "limit": (10_000, 17.0),
     "ministack": dict.fromkeys(OTHERS, 5_000) | {"put_loop": 500},
-    "whole": (3, 100_000, 1_000_000),
+    "whole": (2, 100_000, 1_000_000),
 }
 QUICK: dict[str, Any] = {
     "rows": 40_000,
@@ -98,7 +98,7 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
         result["staging"] = summarize([{**staged, **one} for one in staged["all"]])
         section("load", lambda: measure_load(lab, library, counts, rounds))
         section("verification", lambda: measure_verification(lab, library, rounds))
-        section("ministack", lambda: measure_ministack(lab, library, scale["ministack"], rounds))
+        section("ministack", lambda: measure_ministack(lab, library, scale["ministack"], min(rounds, 2)))
         section("cap", lambda: measure_cap(lab, library, *scale["cap"]))
         section("hot range", lambda: measure_hot_range(lab, library))
         section("account", lambda: measure_account(lab, library, 6_000, 16.0))

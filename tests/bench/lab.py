@@ -109,16 +109,13 @@ class Lab:
 
     def prepare(self, environment: str, rows: int, rounds: int = 1) -> Prepared:
         """Make a library with so many user_books, its tables and bucket; back it up, stage `rounds` times, open it."""
-        source = self.folder / f"{environment}.db"
-        arguments = {"path": str(source), "users": rows // 20, "books": rows // 10, "user_books": rows}
-        self.finish(self.start("steps.py", json.dumps({"step": "sample", **arguments, "orphans": 0, "odd": 0})))
+        source = self.sample(users=rows // 20, books=rows // 10, user_books=rows)
         self.create_tables(environment)
         bucket = self.bucket(environment)
         self.s3.create_bucket(Bucket=bucket)
         here = {"bucket": bucket, "environment": environment}
         costs = {"backup": self.step(step="backup", source=str(source), **here) | {"rows": rows}}
         run = costs["backup"]["run"]
-        source.unlink()
         id_maps: dict[str, str] = {}
         for name, parents in PARENTS.items():
             given = {parent: id_maps[parent] for parent in parents}
@@ -133,6 +130,13 @@ class Lab:
         costs["plan"] = self.step(step="plan", run=run, **here)
         epoch = self.step(step="open", run=run, **here)["epoch"]
         return Prepared(environment, run, epoch, rows, costs)
+
+    def sample(self, **rows: int) -> Path:
+        """A library with so many users, books and user_books; made once."""
+        path = self.folder / f"{'-'.join(map(str, rows.values()))}.db"
+        if not path.exists():
+            self.step(step="sample", path=str(path), orphans=0, odd=0, **rows)
+        return path
 
     def create_tables(self, environment: str, client: Any = None) -> None:
         """The tables of the mapping, empty: in the stand-in, or where `client` points."""

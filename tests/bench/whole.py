@@ -83,10 +83,8 @@ def _deploy(lab: Lab, environment: str) -> str:
 
 
 def _make_conf(lab: Lab, environment: str, bucket: str, rows: dict[str, int], **params: Any) -> dict[str, Any]:
-    source = lab.folder / f"whole-{environment}.db"
-    lab.step(step="sample", path=str(source), orphans=0, odd=0, **rows)
-    conf = {"source": str(source), "environment": environment, "bucket": bucket, "approval": "never"}
-    return conf | params
+    source = str(lab.sample(**rows))
+    return {"source": source, "environment": environment, "bucket": bucket, "approval": "never"} | params
 
 
 def _check(lab: Lab, environment: str, bucket: str, rows: dict[str, int]) -> None:
