@@ -109,6 +109,10 @@ class Entity(_Strict):
     def _check(self) -> "Entity":
         if self.target.key in self.attributes:
             raise ValueError(f"attributes.{self.target.key}: this is the key, its value is the new id")
+        spelled = {column.lower(): column for column in self.columns}
+        for column in self.columns:
+            if spelled[column.lower()] != column:  # one of them might be marked sensitive
+                raise ValueError(f"attributes: {column} and {spelled[column.lower()]} are one column; spell it one way")
         for column in self.sensitive_columns:
             if column.lower() == self.source.key.lower():  # SQLite takes a column's name in any case
                 raise ValueError(
