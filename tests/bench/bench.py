@@ -1,7 +1,7 @@
 """The bench: every contender in its own process, in turn, several rounds; prints tables and verdicts.
 
-    make bench            about half an hour on two cores; writes docs/bench (numbers, tables, charts) and README's table
-    make bench QUICK=1    about 6 minutes: small numbers, prints only
+    make bench            half an hour on two cores; writes docs/bench (numbers, tables, charts) and README's table
+    make bench QUICK=1    ten minutes: small numbers, prints only
 
 Exit 1 when a bar is not met.
 """

@@ -171,7 +171,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"entities__book__attributes__heading": {"column": "TITLE", "type": "string", "sensitive": True}},
-        "entities.book: attributes: title and TITLE are one column; spell it one way",
+        "entities.book: attributes: TITLE and title are one column; spell it one way",
     ),
     ({"entities__book__attributes": {}}, "entities.book.attributes: Dictionary should have at least 1 item"),
     ({f"{ATTRIBUTE}__type": "text"}, "entities.book.attributes.title.type: Input should be 'string', 'number'"),
