@@ -34,7 +34,7 @@ from sections import (
     say,
     summarize,
 )
-from whole import STEPS, measure_whole
+from whole import SPANS, measure_whole
 
 DOCS = REPO / "docs/bench"
 README = REPO / "README.md"
@@ -196,7 +196,7 @@ def _show_whole(whole: dict[str, Any], growth: dict[str, Any]) -> list[str]:
     runs = list(whole.values())
     add("step", [f"{name}: {run['rows']:,} rows" for name, run in whole.items()])
     add("---", ["---:"] * len(runs))
-    for name in STEPS:
+    for name in SPANS:
         add(name, [show_step(run["steps"].get(name)) for run in runs])
     add("sum", [f"{sum(step['seconds'] for step in run['steps'].values()):.1f}" for run in runs])
     add("some task at work", [f"{run['busy']:.1f}" if "busy" in run else "" for run in runs])

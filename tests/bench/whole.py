@@ -26,27 +26,13 @@ from accession.state import load_state
 from accession.store import Store
 
 sys.path.append(str(REPO / "tests/dags"))
-from deployment import ENDED, Deployment, start_airflow
+from deployment import ENDED, STEPS, Deployment, start_airflow
 
 DAG = "migrate_book_library"
 SLOTS = 2
 SMALL = {"users": 150, "books": 300, "user_books": 400}  # 850 rows: the home library of the issue
 RUN_SECONDS = 1800.0
-STEPS = (
-    "start of Airflow",
-    "preflight",
-    "backup",
-    "stage",
-    "plan",
-    "approve",
-    "open_run",
-    "migrate",
-    "remove",
-    "verify",
-    "rollback",
-    "report",
-    "end of Airflow",
-)
+SPANS = ("start of Airflow", *STEPS, "end of Airflow")
 
 
 def measure_whole(lab: Lab, rounds: int, medium: int, large: int) -> dict[str, Any]:
@@ -103,9 +89,7 @@ def _test_dag(lab: Lab, environment: str) -> dict[str, Any]:
     bucket = _deploy(lab, environment)
     conf = _make_conf(lab, environment, bucket, SMALL)
     begun = datetime.now(UTC)
-    environ = {name: value for name, value in lab.environ.items() if name.startswith(("AWS_", "AIRFLOW_CONN_"))}
-    environ |= {"AWS_ENDPOINT_URL_DYNAMODB": lab.s3_endpoint}
-    done = run_dag(DAG, conf, tell=lambda _: None, environ=environ)
+    done = run_dag(DAG, conf, tell=lambda _: None, environ=_point_to(lab, lab.s3_endpoint))
     ended = datetime.now(UTC)
     if not done.succeeded:
         raise RuntimeError(f"`airflow dags test` failed: {done.log}")
@@ -231,7 +215,11 @@ def _airflow(lab: Lab, name: str, dynamodb: str) -> Iterator[Deployment]:
     """A scheduler with a local executor of two slots, whose DynamoDB is there."""
     home = Path(lab.folder / f"airflow-{name}")
     home.mkdir()
-    environ = {key: value for key, value in lab.environ.items() if key.startswith(("AWS_", "AIRFLOW_CONN_"))}
-    settings = {"AWS_ENDPOINT_URL_DYNAMODB": dynamodb, "AIRFLOW__CORE__PARALLELISM": str(SLOTS)}
-    with start_airflow(home, environ | settings) as airflow:
+    with start_airflow(home, _point_to(lab, dynamodb) | {"AIRFLOW__CORE__PARALLELISM": str(SLOTS)}) as airflow:
         yield airflow
+
+
+def _point_to(lab: Lab, dynamodb: str) -> dict[str, str]:
+    """The lab's AWS, with DynamoDB at that address."""
+    kept = {name: value for name, value in lab.environ.items() if name.startswith(("AWS_", "AIRFLOW_CONN_"))}
+    return kept | {"AWS_ENDPOINT_URL_DYNAMODB": dynamodb}

@@ -30,6 +30,20 @@ from accession.dag_test import make_environ
 USER = "curator"
 START_SECONDS = 120.0
 ENDED = {"success", "failed"}
+# The steps of the migration, in their order; the tasks of each begin with its name.
+STEPS = (
+    "preflight",
+    "backup",
+    "stage",
+    "plan",
+    "approve",
+    "open_run",
+    "migrate",
+    "remove",
+    "verify",
+    "rollback",
+    "report",
+)
 # Beside the policy: what tasks import, imported once in the scheduler, from which the workers fork.
 SETTINGS = """
 import airflow.providers.amazon.aws.hooks.base_aws

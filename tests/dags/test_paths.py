@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import USER, Deployment, start_airflow, wait_until
+from deployment import STEPS, USER, Deployment, start_airflow, wait_until
 from gate import Gate, Rule
 
 from accession.audit import audit_target
@@ -33,19 +33,6 @@ from faults.proxy import Faults
 pytestmark = [pytest.mark.paths, pytest.mark.timeout(900)]
 
 MIGRATE, ROLLBACK = "migrate_book_library", "rollback_book_library"
-GROUPS = [
-    "preflight",
-    "backup",
-    "stage",
-    "plan",
-    "approve",
-    "open_run",
-    "migrate",
-    "remove",
-    "verify",
-    "rollback",
-    "report",
-]
 DENIED = Faults(deny=1.0)
 CHANGED = "changed.by.the.application"
 
@@ -119,10 +106,10 @@ class Stage:
     def tasks(self) -> str:
         """The end of each group of tasks, a letter for each state in it."""
         letters = {"success": "S", "failed": "F", "skipped": "K", "upstream_failed": "U", "removed": "R", "None": "-"}
-        found: dict[str, set[str]] = {group: set() for group in GROUPS}
+        found: dict[str, set[str]] = {group: set() for group in STEPS}
         for task in self.airflow.tasks(MIGRATE, self.airflow_run):
             found[task.task.split(".")[0]].add(letters.get(task.state, task.state))
-        return " ".join("".join(sorted(found[group])) for group in GROUPS)
+        return " ".join("".join(sorted(found[group])) for group in STEPS)
 
     def tables(self) -> str:
         """`empty`, `source` when exactly the source's rows are there, each found again by its values, or what else."""
@@ -325,7 +312,7 @@ def writer_killed(stage: Stage) -> None:
 class Step:
     """One row of the table: what is done, and how everything must be when the run has ended.
 
-    `tasks` has the ends of each of GROUPS: Success, Failed, sKipped, Upstream failed; several when a group's tasks end
+    `tasks` has the ends of each of STEPS: Success, Failed, sKipped, Upstream failed; several when a group's tasks end
     in several ways. `report` is the status, or None when the run has none; `opened` whether the target stays open.
     `damaged` is what the audit finds, other than nothing.
     """
