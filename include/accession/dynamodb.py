@@ -36,7 +36,7 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 25  # API reference, BatchWriteItem
 BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
-PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes twenty, and is hardly cheaper to read
+PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes fifty, and is no cheaper to read
 BATCH_KEYS = 100  # API reference, BatchGetItem
 ASIDE_BYTES = 16_000_000  # of items whose key range is hot, held back until the others are written
 HOT_SECONDS = 10.0  # a key range that was hot is taken to be so still

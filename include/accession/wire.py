@@ -132,8 +132,9 @@ class Wire:
     ) -> dict[str, Any]:
         """Send `body` until DynamoDB answers, and return its answer, parsed by orjson alone.
 
-        `before` is called before each attempt, `throttled` after each that was throttled. Raises ConditionFailedError,
-        TargetError, AccessError, PermanentError at once; TransientError after `patience` seconds of failures.
+        `before` is called before each attempt, `throttled` after each that was throttled; what they raise ends the
+        call. Raises ConditionFailedError, TargetError, AccessError, PermanentError at once; TransientError after
+        `patience` seconds of failures.
         """
         backoff, repeated = self.backoff(patience), False
         while True:
