@@ -9,6 +9,7 @@ when the run was staged. The bytes of `item` are those that are sent.
 import gzip
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -133,7 +134,7 @@ class PartWriter:
         self._start()
 
     def _start(self) -> None:
-        self._ops: dict[Op, int] = {}
+        self._ops: Counter[str] = Counter()
         self._lines: list[bytes] = []
         self._size = 0
         self._rows = 0
@@ -147,7 +148,7 @@ class PartWriter:
             self._finish()
             self._start()
         self._rows += 1
-        self._ops[op] = self._ops.get(op, 0) + 1
+        self._ops[op] += 1
         self._lines.append(line)
         self._size += len(line)
         if self._size >= BUFFER_BYTES:

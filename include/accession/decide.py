@@ -4,6 +4,7 @@ Writes both sides of it as it goes: entries and rejects of the ID map, lines of 
 """
 
 import sqlite3
+from collections import Counter
 from typing import Any, NamedTuple
 
 from accession.change_set import Change, PartWriter, encode_change, encode_put
@@ -57,18 +58,14 @@ class Decisions:
         self.on_conflict, self.deletes = manifest.policy("on_conflict"), manifest.policy("deletes")
         # The tables of a first run were found empty, unless the params say that something may be there.
         self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
         self.pending: list[Pending] = []
 
-    def count(self, name: str, number: int = 1) -> None:
-        """Add to a number of the index."""
-        self.counts[name] = self.counts.get(name, 0) + number
-
     def keep_unchanged(self, entry: Entry, recorded: Recorded) -> None:
         """A row that makes the item that was last written."""
-        self.count("unchanged")
+        self.counts["unchanged"] += 1
         self._add(
             entry._replace(checksum=recorded.checksum, row_checksum=recorded.row_checksum, written=0),
         )
@@ -83,7 +80,7 @@ class Decisions:
     def reject(self, old_key: Any, reject: Reject, reason: str, recorded: Recorded | None) -> None:
         """A row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it was."""
         shown = old_key if type(old_key) in (int, float, type(None)) else str(old_key).encode(errors="replace").decode()
-        self.count("rejected")
+        self.counts["rejected"] += 1
         if recorded is not None:
             self._add(keep_entry(old_key, recorded, "held_reject", latest=1))
         self.rejects.append(RejectedRow(shown, reject.column, reason, int(recorded is not None)))
@@ -96,7 +93,7 @@ class Decisions:
         if recorded.checksum == NEVER_WRITTEN:
             self._add(keep_entry(old_key, recorded, "tombstone", latest))
         elif self.deletes == "keep":
-            self.count("kept_back")
+            self.counts["kept_back"] += 1
             self._add(keep_entry(old_key, recorded, "kept_delete", latest))
         else:
             tombstone = keep_entry(old_key, recorded, "tombstone", latest)
@@ -125,13 +122,13 @@ class Decisions:
             self._add(pending.entry)
             return
         if prepared is not None and held == prepared.checksum:  # the application made the same change
-            self.count("unchanged")
+            self.counts["unchanged"] += 1
             self._add(pending.entry._replace(written=0))
             return
         expected = recorded.checksum if recorded is not None else None
         is_conflict = held != expected
         if is_conflict:
-            self.count("conflicts")
+            self.counts["conflicts"] += 1
             if self.on_conflict != "overwrite":
                 self._keep_conflict(pending, before)
                 return
@@ -143,7 +140,7 @@ class Decisions:
             self._update(pending, before, is_conflict)
 
     def _keep_conflict(self, pending: Pending, before: TypedItem | None) -> None:
-        self.count("kept_back")
+        self.counts["kept_back"] += 1
         reason = (
             "deleted in the target since we wrote it" if before is None else "changed in the target since we wrote it"
         )
@@ -163,8 +160,8 @@ class Decisions:
     def _delete(self, pending: Pending, before: TypedItem | None) -> None:
         assert before is not None
         units = self.builder.count_write_units(before, measure_item(before))
-        self.count("deleted")
-        self.count("write_units", units)
+        self.counts["deleted"] += 1
+        self.counts["write_units"] += units
         self._count_reread(before)
         self._add(pending.entry._replace(written=1))
         self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
@@ -182,8 +179,8 @@ class Decisions:
             self.reject(pending.old_key, reject, str(reject), recorded)
             return
         row_checksum = pending.prepared.checksum if merged.checksum != pending.prepared.checksum else None
-        self.count("updated")
-        self.count("write_units", merged.write_units)
+        self.counts["updated"] += 1
+        self.counts["write_units"] += merged.write_units
         self._count_reread(before)
         self._add(pending.entry._replace(checksum=merged.checksum, row_checksum=row_checksum))
         change = Change(
@@ -199,12 +196,13 @@ class Decisions:
         self.parts.add("update", encode_change(change))
 
     def _count_reread(self, before: TypedItem) -> None:
-        self.count("reread_units", -(-measure_item(before) // READ_UNIT_BYTES))
+        self.counts["reread_units"] += -(-measure_item(before) // READ_UNIT_BYTES)
 
     def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
-        self.count("put")
-        self.count("write_units", prepared.write_units)
-        self.count("put_bytes", len(prepared.data))
+        counts = self.counts
+        counts["put"] += 1
+        counts["write_units"] += prepared.write_units
+        counts["put_bytes"] += len(prepared.data)
         self._add(entry)
         self.parts.add("put", encode_put(entry.new_id, old_key, prepared.write_units, prepared.checksum, prepared.data))
 

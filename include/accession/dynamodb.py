@@ -105,6 +105,7 @@ class DynamoDB:
         self._read_units = self._write_units = 0.0
         self._throttled = 0
         self._clock, self._hot_until = clock, 0.0
+        self._unnamed: int | None = None  # the last throttle that slowed us down, if it came without a reason
 
     @property
     def consumed_write_units(self) -> float:
@@ -191,12 +192,13 @@ class DynamoDB:
     def _put_batch(self, table: str, batch: list[bytes], aside: "_Aside | None") -> Iterator[int]:
         """Put a batch, yielding how many of it each request wrote; what is hot goes `aside`, where there is room."""
         head = b'{"ReturnConsumedCapacity":"TOTAL","RequestItems":{%s:[{"PutRequest":{"Item":' % orjson.dumps(table)
-        backoff = self._wire.backoff()
+        backoff, at_once = self._wire.backoff(), False
         while True:
             body = head + _BETWEEN.join(batch) + b"}}]}}"
             units = float(sum(-(-len(item) // 1024) for item in batch))
+            wait_for_hot = aside is None or aside.full
             try:
-                answer = self._write("BatchWriteItem", table, body, units, wait_for_hot=aside is None or aside.full)
+                answer = self._write("BatchWriteItem", table, body, units, wait_for_hot=wait_for_hot, at_once=at_once)
             except ThrottledError:
                 assert aside
                 aside.add(batch)
@@ -207,8 +209,9 @@ class DynamoDB:
                 yield len(batch) - len(left)
             if not left:
                 return
-            self._slow_down(ThrottledError(set()))
-            if stopped() or not backoff.wait():
+            # The first to be left over goes again at once, to be taken or refused for a reason.
+            at_once = self._slow_down(ThrottledError(set()))
+            if not at_once and (stopped() or not backoff.wait()):
                 raise TransientError(f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s: raise its capacity")
             batch = left
 
@@ -249,15 +252,22 @@ class DynamoDB:
         self._write(operation, table, body, -(-len(body) // 1024))
 
     def _write(
-        self, operation: str, table: str, body: bytes, units: float, *, wait_for_hot: bool = True
+        self, operation: str, table: str, body: bytes, units: float, *, wait_for_hot: bool = True, at_once: bool = False
     ) -> dict[str, Any]:
-        """Send a write until it is a yes or a no. Without `wait_for_hot`, raises ThrottledError for a hot key range."""
+        """Send a write until it is a yes or a no. Without `wait_for_hot`, raises ThrottledError for a hot key range.
+
+        `at_once`: the first attempt does not wait for its turn; what it uses, the others make up for.
+        """
+        turn = 0.0 if at_once else units
 
         def before() -> None:
-            self._rate.acquire(units)
+            if turn:
+                self._rate.acquire(turn)
             self._check()
 
         def throttled(error: ThrottledError) -> None:
+            nonlocal turn
+            turn = units
             self._slow_down(error)
             if error.hot_keys_only and not wait_for_hot:
                 raise error
@@ -265,21 +275,30 @@ class DynamoDB:
         answer = self._wire.send(operation, table, body, before=before, throttled=throttled)
         consumed = _consumed(answer)
         whole = not answer.get("UnprocessedItems")
-        self._rate.accepted(units if consumed is None else consumed, units, whole)
+        self._rate.accepted(units if consumed is None else consumed, turn, whole)
         with self._lock:
             self._write_units += consumed or 0.0
         return answer
 
-    def _slow_down(self, throttle: ThrottledError) -> None:
-        """Answer a throttle as its reasons demand: only a limit of the table or the account slows everybody down."""
+    def _slow_down(self, throttle: ThrottledError) -> bool:
+        """Answer a throttle as its reasons demand: only a limit of the table or the account slows everybody down.
+
+        What a request left over comes without a reason. It is a hot key range where one was named lately; else a limit,
+        until the next refusal names a hot key range after all. Whether everybody goes slower now.
+        """
         with self._lock:
             self._throttled += 1
             if throttle.reasons:
                 self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
-            # What a request left over comes without a reason: it is the one that was named last.
             is_hot = self._clock() < self._hot_until
         if not is_hot:
-            self._rate.throttled()
+            number = self._rate.throttled()
+            self._unnamed = None if throttle.reasons else number or self._unnamed
+            return number is not None
+        if self._unnamed is not None and throttle.hot_keys_only:
+            self._rate.take_back(self._unnamed)
+            self._unnamed = None
+        return False
 
     # Reads
 

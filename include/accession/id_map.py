@@ -78,7 +78,7 @@ def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f'PRAGMA encoding = "{encoding}"')
-    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;")
+    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
     connection.executescript(SCHEMA.format(affinity=affinity))
     connection.execute("BEGIN")
     return connection

@@ -30,6 +30,7 @@ WRITE_UNIT_BYTES = 1024
 
 MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
+VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
 FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
 
 
@@ -159,8 +160,12 @@ class ItemBuilder:
     def __init__(self, entity: Entity, mapping: Mapping, namespace: UUID) -> None:
         self.entity = entity
         self._key = entity.target.key
-        self._namespace = namespace.bytes
-        self._prefix = f"{entity.name}/".encode()
+        # Hashes that have taken in what all rows begin with, to be copied: half the cost of new ones.
+        self._id = hashlib.sha1(namespace.bytes + f"{entity.name}/".encode(), usedforsecurity=False)
+        self._identity = [
+            (names, hashlib.blake2b(orjson.dumps(names), digest_size=8, key=namespace.bytes))
+            for names in entity.identity
+        ]
         position = {column: index for index, column in enumerate(entity.columns)}
         limits: dict[str, int] = {}
         for names in entity.indexes.values():
@@ -168,8 +173,8 @@ class ItemBuilder:
                 limits[name] = min(limit, limits.get(name, limit))
         # A new id is a UUID, far below any limit.
         self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
-        self._identity = [(names, orjson.dumps(names)) for names in entity.identity]
         self._indexes = tuple(entity.indexes.values())
+        self._index_keys = frozenset(name for names in self._indexes for name in names)
         self._references = [
             (
                 name,
@@ -266,42 +271,44 @@ class ItemBuilder:
         The names are digested too, so that alternatives may be added, removed or put in another order later.
         """
         digests = []
-        for names, prefix in self._identity:
-            values = [item.get(name, NULL) for name in names]
-            if NULL in values:
+        for names, begun in self._identity:
+            values = list(map(item.get, names))
+            if None in values or NULL in values:
                 digests.append(b"\0" * 8)
             else:
                 try:
                     data = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
                 except orjson.JSONEncodeError:
                     raise self._find_invalid_text(item) from None
-                digests.append(hashlib.blake2b(prefix + data, digest_size=8, key=self._namespace).digest())
+                digest = begun.copy()
+                digest.update(data)
+                digests.append(digest.digest())
         return b"".join(digests)
 
     def make_id(self, old_key: int | str, generation: int) -> str:
         """uuid5(namespace, "<entity>/<old key>/<generation>"), as text. (RFC 9562 §5.5; written out: the uuid module's
         objects cost four times as much.)"""
-        name = b"%b%b/%d" % (self._prefix, str(old_key).encode(), generation)
-        digest = hashlib.sha1(self._namespace + name, usedforsecurity=False).hexdigest()
-        variant = "89ab"[int(digest[16], 16) & 3]
-        return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+        id_hash = self._id.copy()
+        id_hash.update(f"{old_key}/{generation}".encode())
+        digest = id_hash.hexdigest()
+        return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
 
     def prepare(self, item: TypedItem, new_id: str, first_seen: str) -> Prepared:
         """Complete a converted item in place, check it as a whole and serialise it. Raises Reject."""
         item[self._key] = {"S": new_id}
-        seen = {"S": first_seen}
         for name in self._first_seen:
-            item[name] = seen
+            item[name] = {"S": first_seen}
         for name in self._first_seen_defaults:
-            if item.get(name) is FIRST_SEEN_MARK:
-                item[name] = seen
+            if item[name] is FIRST_SEEN_MARK:
+                item[name] = {"S": first_seen}
         try:
             data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
         except orjson.JSONEncodeError:
             raise self._find_invalid_text(item) from None
         # The JSON is never shorter than what DynamoDB counts, so only long ones need measuring.
         size = len(data) if len(data) <= WRITE_UNIT_BYTES else measure_item(item)
-        self._check_size(item, size)
+        if size > MAX_ITEM_BYTES:
+            raise self._find_largest(item, size)
         return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
 
     def merge(self, prepared: Prepared, kept: TypedItem) -> Prepared:
@@ -310,24 +317,24 @@ class ItemBuilder:
             return prepared
         item = {**kept, **prepared.item}
         data, size = canonical_json(item), measure_item(item)
-        self._check_size(item, size)
+        if size > MAX_ITEM_BYTES:
+            raise self._find_largest(item, size)
         return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
 
-    def _check_size(self, item: TypedItem, size: int) -> None:
-        if size > MAX_ITEM_BYTES:
-            largest = max(item, key=lambda name: _measure(item[name]))
-            column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
-            raise Reject(
-                column or largest,
-                f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
-            )
+    def _find_largest(self, item: TypedItem, size: int) -> Reject:
+        largest = max(item, key=lambda name: _measure(item[name]))
+        column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
+        return Reject(
+            column or largest,
+            f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
+        )
 
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""
-        copies = 1
-        for names in self._indexes:
-            if all(map(item.__contains__, names)):
-                copies += 1
+        if self._index_keys <= item.keys():
+            copies = 1 + len(self._indexes)
+        else:
+            copies = 1 + sum(all(map(item.__contains__, names)) for names in self._indexes)
         return copies * -(-size // WRITE_UNIT_BYTES)
 
     def _find_invalid_text(self, item: TypedItem) -> Reject:

@@ -46,6 +46,7 @@ class Rate:
         self._free = clock()  # when the next unit may go out
         self._cost = 1.0  # units consumed for each unit expected
         self._throttles, self._pause = 0, 0.0
+        self._earlier: tuple[float | None, float, float] = (None, 0.0, 0.0)  # before the last throttle
         self._window, self._sum, self._before, self._first = clock(), 0.0, 0.0, True
 
     def acquire(self, units: float) -> None:
@@ -81,15 +82,19 @@ class Rate:
             self._sum += units
             self._fresh += units
 
-    def throttled(self) -> None:
-        """The table refused: go on a little below what it accepts."""
+    def throttled(self) -> int | None:
+        """The table refused: go on a little below what it accepts.
+
+        Returns a number for `take_back`; None for a throttle that belongs to the one before and changes nothing.
+        """
         cap = self._cap()
         with self._lock:
             now = self._clock()
             passed = now - self._since
             if self._limit is not None and passed < SETTLE_SECONDS + self._pause:
-                return
+                return None
             found = self._measured(now)
+            self._earlier = self._limit, self._since, self._fresh
             if self._limit is not None:
                 average = self._fresh / passed
                 if passed < WINDOW_SECONDS:  # still too fast: only what came since then counts
@@ -100,6 +105,16 @@ class Rate:
             self._pause = min(PAUSE_UNITS * self._cost / self._limit, LONGEST_PAUSE_SECONDS)
             self._since, self._fresh, self._free = now, 0.0, now + self._pause
             self._throttles += 1
+            return self._throttles
+
+    def take_back(self, number: int) -> None:
+        """The throttle with this number was none of the table's: undo it, if none came after it."""
+        with self._lock:
+            if number == self._throttles:
+                (self._limit, self._since, before), self._pause = self._earlier, 0.0
+                self._fresh += before
+                self._free = min(self._free, self._clock())
+                self._throttles += 1
 
     def per_second(self) -> float | None:
         """Write units a second now; None when nothing bounds them."""

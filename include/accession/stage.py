@@ -100,6 +100,7 @@ class _Staging:
         self.now = manifest.started_at
         self.files = ExitStack()  # open until staging ends, wherever it ends
         self.shares_identity = True
+        self.width = 1 + len(self.entity.columns) + len(self.entity.references)
 
     def stage(self, id_maps: Mapping[str, str]) -> Index:
         started = datetime.now(UTC).isoformat()
@@ -211,7 +212,7 @@ class _Staging:
 
     def _stage_row(self, row: tuple[Any, ...], previous: Any) -> None:
         old_key = row[0]
-        width = 1 + len(self.entity.columns) + len(self.entity.references)
+        width = self.width
         recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
         try:
             if type(old_key) not in (int, str) or old_key == "":
@@ -234,7 +235,8 @@ class _Staging:
             holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
             self.decisions.reject(old_key, reject, reason, recorded if holds else None)
             return
-        self.decisions.count("adjusted", adjusted)
+        if adjusted:
+            self.decisions.counts["adjusted"] += adjusted
         entry = Entry(
             old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
         )  # fmt: skip

@@ -38,7 +38,7 @@ TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(?P<fraction>\.\d+)?)?(?P<offset> ?([zZ]|[+-]\d\d:?\d\d))?)?",
     re.ASCII,
 )
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1)  # in UTC, naive
 JULIAN_EPOCH_MILLISECONDS = 210_866_760_000_000  # 1970-01-01T00:00Z as a Julian day, 2440587.5, in milliseconds
 
 
@@ -109,7 +109,7 @@ def to_binary(value: SqliteValue) -> TypedValue:
     raise ValueProblem(f"is {_name(value)} where the mapping says binary")
 
 
-def to_timestamp(value: SqliteValue, zone: ZoneInfo | None, numbers: str) -> TypedValue:
+def to_timestamp(zone: ZoneInfo | None, numbers: str, value: SqliteValue) -> TypedValue:
     """ISO 8601 in UTC. Naive text is in `zone` (None: UTC); a bare number is what `numbers` says."""
     if type(value) is str:
         moment = _parse_timestamp(value, zone)
@@ -117,14 +117,15 @@ def to_timestamp(value: SqliteValue, zone: ZoneInfo | None, numbers: str) -> Typ
         moment = _count_timestamp(value, numbers)
     else:
         raise ValueProblem(f"is {_name(value)} where the mapping says timestamp")
-    return {"S": moment.isoformat()}
+    return {"S": f"{moment.isoformat()}+00:00"}
 
 
 def _parse_timestamp(text: str, zone: ZoneInfo | None) -> datetime:
+    """The moment in UTC, naive."""
     match = TIMESTAMP.fullmatch(text)
     if match is None:
         raise ValueProblem("is not a date or time in SQLite's usual forms, such as 2026-01-05 12:34:56")
-    fraction, offset = match["fraction"], match["offset"]
+    fraction, offset = match.group("fraction", "offset")
     if fraction and len(fraction) > 7:
         if fraction[7:].strip("0"):
             raise ValueProblem("is finer than a microsecond, the finest that a timestamp holds")
@@ -133,11 +134,11 @@ def _parse_timestamp(text: str, zone: ZoneInfo | None) -> datetime:
         text = text[: -len(offset)] + offset.strip().upper()
     try:
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-        if zone is None:
-            return moment.replace(tzinfo=UTC)
-        return _locate(moment, zone)
+        if moment.tzinfo is None:
+            if zone is None:
+                return moment
+            moment = _locate(moment, zone)
+        return moment.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):
         raise ValueProblem("is not a date or time that exists") from None
 
@@ -149,12 +150,12 @@ def _locate(moment: datetime, zone: ZoneInfo) -> datetime:
         raise ValueProblem(
             f"{'does not exist' if skipped else 'happens twice'} in {zone.key}, where the clock is moved then"
         )
-    return first.astimezone(UTC)
+    return first
 
 
 def _count_timestamp(value: float, numbers: str) -> datetime:
     """Epoch numbers to the nearest microsecond; Julian days to the nearest millisecond, as SQLite itself counts
-    them."""
+    them. In UTC, naive."""
     number = Decimal(repr(value))
     if not number.is_finite():
         raise ValueProblem("is not a finite number")
@@ -240,5 +241,5 @@ def choose_converter(attribute: Attribute, timezone: str) -> Converter:
     """The function that converts the values of `attribute`; not for references."""
     if attribute.type == "timestamp":
         zone = None if timezone == "UTC" else ZoneInfo(timezone)
-        return partial(to_timestamp, zone=zone, numbers=attribute.numbers)
+        return partial(to_timestamp, zone, attribute.numbers)
     return CONVERTERS[attribute.type or ""]
