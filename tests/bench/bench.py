@@ -51,6 +51,7 @@ NAMES = {
 FULL: dict[str, Any] = {
     "rows": 100_000,
     "rounds": 3,
+    "verification_rounds": 5,
     "counts": {
         0: dict.fromkeys(OTHERS, 20_000) | {"put_loop": 2_000},
         10: dict.fromkeys(OTHERS, 10_000) | {"put_loop": 500, "threads": 20_000},
@@ -65,6 +66,7 @@ FULL: dict[str, Any] = {
 QUICK: dict[str, Any] = {
     "rows": 40_000,
     "rounds": 2,
+    "verification_rounds": 2,
     "counts": {
         0: dict.fromkeys(OTHERS, 5_000) | {"put_loop": 500},
         10: dict.fromkeys(OTHERS, 2_500) | {"put_loop": 200, "threads": 5_000},
@@ -97,7 +99,7 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
         staged = library.costs["stage.user_book"]
         result["staging"] = summarize([{**staged, **one} for one in staged["all"]])
         section("load", lambda: measure_load(lab, library, counts, rounds))
-        section("verification", lambda: measure_verification(lab, library, rounds))
+        section("verification", lambda: measure_verification(lab, library, scale["verification_rounds"]))
         section("ministack", lambda: measure_ministack(lab, library, scale["ministack"], min(rounds, 2)))
         section("cap", lambda: measure_cap(lab, library, *scale["cap"]))
         section("hot range", lambda: measure_hot_range(lab, library))
