@@ -20,9 +20,9 @@ import orjson
 
 from accession.condition import build_delete, build_put, build_update
 from accession.errors import PermanentError, TransientError
-from accession.rate import Rate
+from accession.paced import Paced
 from accession.threads import run_all, stopped
-from accession.wire import REQUEST_TIMEOUT_SECONDS, ConditionFailedError, ThrottledError, Wire, client_config
+from accession.wire import REQUEST_TIMEOUT_SECONDS, ConditionFailedError, ThrottledError, client_config
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -39,7 +39,6 @@ BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller 
 PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes fifty, and is no cheaper to read
 BATCH_KEYS = 100  # API reference, BatchGetItem
 ASIDE_BYTES = 16_000_000  # of items whose key range is hot, held back until the others are written
-HOT_SECONDS = 10.0  # a key range that was hot is taken to be so still
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
 
 _BETWEEN = b'}},{"PutRequest":{"Item":'
@@ -98,36 +97,37 @@ class DynamoDB:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._wire = Wire(client, clock=clock, sleep=sleep, jitter=jitter)
-        self._rate = Rate(write_units_per_second, clock=clock, sleep=sleep)
-        self._in_flight, self._check = in_flight, check or (lambda: None)
-        self._lock = threading.Lock()
-        self._read_units = self._write_units = 0.0
-        self._throttled = 0
-        self._clock, self._hot_until = clock, 0.0
-        self._unnamed: int | None = None  # the last throttle that slowed us down, if it came without a reason
+        self._requests = Paced(
+            client,
+            write_units_per_second=write_units_per_second,
+            check=check,
+            clock=clock,
+            sleep=sleep,
+            jitter=jitter,
+        )
+        self._in_flight = in_flight
 
     @property
     def consumed_write_units(self) -> float:
         """Write units that DynamoDB charged so far, indexes included."""
-        return self._write_units
+        return self._requests.write_units
 
     @property
     def consumed_read_units(self) -> float:
         """Read units that DynamoDB charged so far."""
-        return self._read_units
+        return self._requests.read_units
 
     @property
     def throttled(self) -> int:
         """Requests that DynamoDB refused so far, wholly or in part, because they came too fast."""
-        return self._throttled
+        return self._requests.throttled
 
     # Tables
 
     def describe_table(self, name: str) -> Table:
         """Keys, indexes and status of a table. Read-only. Raises TargetError when there is none."""
         body = orjson.dumps({"TableName": name})
-        found = self._wire.send("DescribeTable", name, body, patience=LOOK_SECONDS)["Table"]
+        found = self._requests.wire.send("DescribeTable", name, body, patience=LOOK_SECONDS)["Table"]
         types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
         key, *rest = _key_names(found["KeySchema"])
         indexes = found.get("GlobalSecondaryIndexes") or []
@@ -161,6 +161,7 @@ class DynamoDB:
         many are not written, when nothing got through for 300 s.
         """
         taken = done = 0
+        lock = threading.Lock()
         aside = _Aside()
 
         def counted() -> Iterator[list[bytes]]:
@@ -173,7 +174,7 @@ class DynamoDB:
             nonlocal done
             total = 0
             for count in self._put_batch(table, batch, aside):
-                with self._lock:
+                with lock:
                     done += count
                 total += count
             return total
@@ -192,13 +193,15 @@ class DynamoDB:
     def _put_batch(self, table: str, batch: list[bytes], aside: "_Aside | None") -> Iterator[int]:
         """Put a batch, yielding how many of it each request wrote; what is hot goes `aside`, where there is room."""
         head = b'{"ReturnConsumedCapacity":"TOTAL","RequestItems":{%s:[{"PutRequest":{"Item":' % orjson.dumps(table)
-        backoff, at_once = self._wire.backoff(), False
+        backoff, at_once = self._requests.backoff(), False
         while True:
             body = head + _BETWEEN.join(batch) + b"}}]}}"
             units = float(sum(-(-len(item) // 1024) for item in batch))
             wait_for_hot = aside is None or aside.full
             try:
-                answer = self._write("BatchWriteItem", table, body, units, wait_for_hot=wait_for_hot, at_once=at_once)
+                answer = self._requests.write(
+                    "BatchWriteItem", table, body, units, wait_for_hot=wait_for_hot, at_once=at_once
+                )
             except ThrottledError:
                 assert aside
                 aside.add(batch)
@@ -210,7 +213,7 @@ class DynamoDB:
             if not left:
                 return
             # The first to be left over goes again at once, to be taken or refused for a reason.
-            at_once = self._slow_down(ThrottledError(set()))
+            at_once = self._requests.leave_over()
             if not at_once and (stopped() or not backoff.wait()):
                 raise TransientError(f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s: raise its capacity")
             batch = left
@@ -249,56 +252,7 @@ class DynamoDB:
 
     def _write_one(self, operation: str, table: str, request: dict[str, Any]) -> None:
         body = orjson.dumps({"TableName": table, "ReturnConsumedCapacity": "TOTAL", **request})
-        self._write(operation, table, body, -(-len(body) // 1024))
-
-    def _write(
-        self, operation: str, table: str, body: bytes, units: float, *, wait_for_hot: bool = True, at_once: bool = False
-    ) -> dict[str, Any]:
-        """Send a write until it is a yes or a no. Without `wait_for_hot`, raises ThrottledError for a hot key range.
-
-        `at_once`: the first attempt does not wait for its turn; what it uses, the others make up for.
-        """
-        turn = 0.0 if at_once else units
-
-        def before() -> None:
-            if turn:
-                self._rate.acquire(turn)
-            self._check()
-
-        def throttled(error: ThrottledError) -> None:
-            nonlocal turn
-            turn = units
-            self._slow_down(error)
-            if error.hot_keys_only and not wait_for_hot:
-                raise error
-
-        answer = self._wire.send(operation, table, body, before=before, throttled=throttled)
-        consumed = _consumed(answer)
-        whole = not answer.get("UnprocessedItems")
-        self._rate.accepted(units if consumed is None else consumed, turn, whole)
-        with self._lock:
-            self._write_units += consumed or 0.0
-        return answer
-
-    def _slow_down(self, throttle: ThrottledError) -> bool:
-        """Answer a throttle as its reasons demand: only a limit of the table or the account slows everybody down.
-
-        What a request left over comes without a reason. It is a hot key range where one was named lately; else a limit,
-        until the next refusal names a hot key range after all. Whether everybody goes slower now.
-        """
-        with self._lock:
-            self._throttled += 1
-            if throttle.reasons:
-                self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
-            is_hot = self._clock() < self._hot_until
-        if not is_hot:
-            number = self._rate.throttled()
-            self._unnamed = None if throttle.reasons else number or self._unnamed
-            return number is not None
-        if self._unnamed is not None and throttle.hot_keys_only:
-            self._rate.take_back(self._unnamed)
-            self._unnamed = None
-        return False
+        self._requests.write(operation, table, body, -(-len(body) // 1024))
 
     # Reads
 
@@ -314,13 +268,13 @@ class DynamoDB:
     def _read_chunk(self, table: str, key_name: str, keys: list[str]) -> list[TypedItem]:
         items: list[TypedItem] = []
         left: list[TypedItem] = [{key_name: {"S": key}} for key in keys]
-        backoff = self._wire.backoff()
+        backoff = self._requests.backoff()
         while True:
             body = {
                 "RequestItems": {table: {"Keys": left, "ConsistentRead": True}},
                 "ReturnConsumedCapacity": "TOTAL",
             }
-            answer = self._read("BatchGetItem", table, body)
+            answer = self._requests.read("BatchGetItem", table, body)
             got = answer["Responses"].get(table, [])
             items += got
             left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
@@ -329,7 +283,7 @@ class DynamoDB:
             if got:
                 backoff.progress()
             else:
-                self._count_throttle(None)
+                self._requests.count_throttle()
             if stopped() or not backoff.wait():
                 raise TransientError(
                     f"{len(left)} keys of table {table} are not read: DynamoDB left them unprocessed for "
@@ -360,22 +314,12 @@ class DynamoDB:
         start: dict[str, Any] = {}
         while True:
             body = {"TableName": table, "ReturnConsumedCapacity": "TOTAL"} | request | start
-            answer = self._read(operation, table, body)
+            answer = self._requests.read(operation, table, body)
             if answer["Items"]:
                 yield answer["Items"]
             if not answer.get("LastEvaluatedKey"):  # an empty page is not the last one
                 return
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-
-    def _read(self, operation: str, table: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = self._wire.send(operation, table, orjson.dumps(body), throttled=self._count_throttle)
-        with self._lock:
-            self._read_units += _consumed(answer) or 0.0
-        return answer
-
-    def _count_throttle(self, _: ThrottledError | None) -> None:
-        with self._lock:
-            self._throttled += 1
 
     def run_all(self, calls: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """`function` of every call, `in_flight` at once, lazily, in the order in which they end; see threads.py."""
@@ -401,11 +345,3 @@ def _batches(puts: Iterable[tuple[str, bytes]]) -> Iterator[list[bytes]]:
 
 def _key_names(schema: list[dict[str, str]]) -> tuple[str, ...]:
     return tuple(entry["AttributeName"] for entry in sorted(schema, key=lambda entry: entry["KeyType"] != "HASH"))
-
-
-def _consumed(answer: dict[str, Any]) -> float | None:
-    capacity = answer.get("ConsumedCapacity")
-    if not capacity:
-        return None
-    entries = capacity if isinstance(capacity, list) else [capacity]
-    return float(sum(entry.get("CapacityUnits", 0.0) for entry in entries))

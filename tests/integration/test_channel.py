@@ -116,8 +116,8 @@ def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:
     with serve() as server:
         dynamodb = open_client(f"http://127.0.0.1:{server.server_port}", token="first")
         dynamodb.is_empty("Some")
-        credentials = dynamodb._wire._client._request_signer._credentials  # as a role's refreshing credentials would
-        credentials.access_key, credentials.token = "AKIDNEXT", "second"
+        credentials = dynamodb._requests.wire._client._request_signer._credentials
+        credentials.access_key, credentials.token = "AKIDNEXT", "second"  # as the refreshing credentials of a role
         dynamodb.is_empty("Some")
         first, second = (headers for _, headers in server.RequestHandlerClass.asked)
     assert "Credential=AKIDEXAMPLE/" in first["authorization"]
