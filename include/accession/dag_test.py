@@ -104,6 +104,7 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
         record = RECORD.match(line)
         if record is None:
             if shown:
+                told = line or told
                 yield f"      {line}", True
             elif failed and line.strip():
                 last = line

@@ -28,6 +28,12 @@ accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
 2026-01-05T12:00:03.2Z ERROR [task] Task failed with exception
 Traceback (most recent call last):
 accession.errors.RefusedError: said by us
+2026-01-05T12:00:03.2Z ERROR [accession.report] undo it:
+  make rollback
+2026-01-05T12:00:03.2Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: undo it:
+  make rollback
 2026-01-05T12:00:03.2Z INFO [task] ::group::Post Execute
 2026-01-05T12:00:03.3Z ERROR [task] Task failed with exception
 Traceback (most recent call last):
@@ -52,6 +58,8 @@ def test_of_airflows_log_a_person_sees_tasks_our_own_words_and_reasons() -> None
         ("      user  1", True),
         ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
         ("    ! said by us", True),
+        ("    ! undo it:", True),
+        ("        make rollback", True),
         ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
         ("    ! KeyError: 'x'", False),
     ]
