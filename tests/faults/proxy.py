@@ -107,14 +107,14 @@ class Proxy:
         await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        ended = ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
+        with contextlib.closing(writer), contextlib.suppress(*ended):
             while (request := await read_request(reader, writer)) is not None:
                 answer = self._control(request) if request.target == "/_faults" else await self._answer(request)
                 if answer is None:
                     break
                 writer.write(answer)
                 await writer.drain()
-        writer.close()
 
     def _control(self, request: Request) -> bytes:
         if request.method == "POST":
@@ -222,10 +222,10 @@ class Proxy:
         lines = [f"{request.method} {request.target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in request.headers if name.lower() not in dropped]
         lines += ["Connection: close", f"Content-Length: {len(request.body)}", "", ""]
-        writer.write("\r\n".join(lines).encode("latin-1") + request.body)
-        await writer.drain()
-        answer = await reader.read(-1)
-        writer.close()
+        with contextlib.closing(writer):
+            writer.write("\r\n".join(lines).encode("latin-1") + request.body)
+            await writer.drain()
+            answer = await reader.read(-1)
         head, _, payload = answer.partition(b"\r\n\r\n")
         kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
         if not any(line.lower().startswith((b"content-length:", b"transfer-encoding:")) for line in kept):
