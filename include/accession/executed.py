@@ -1,12 +1,15 @@
 """What was done of a change set: the mark that a part was begun, what its last execution did, the conflicts it met."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from accession.manifest import Document, run_path
-from accession.ownership import CHECK_SECONDS
 from accession.store import Store
+
+LOOK_SECONDS = 1.0  # how often a task looks how many share the cap: one S3 LIST, $0.02 an hour
+JOIN_SECONDS = 1.5  # after which everybody has looked, with half a second for the LIST
 
 
 class Kept(Document):
@@ -61,22 +64,42 @@ def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
 class Share:
     """A task's share of the write units a second that the whole run may use: as many as there are parts at work.
 
-    Looks at the marks of the parts every CHECK_SECONDS, so that tasks on any number of machines share without talking.
+    Looks at the marks of the parts every LOOK_SECONDS, so that tasks on any number of machines share without talking.
+    A task that finds others at work first gives them the time to see its mark: they use what is to be its share.
     """
 
     def __init__(
-        self, store: Store, run: str, units_per_second: float, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        run: str,
+        units_per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._store, self._run, self._whole, self._clock = store, run, units_per_second, clock
-        self._next = 0.0
-        self._share = units_per_second
+        self._store, self._run, self._whole, self._clock, self._sleep = store, run, units_per_second, clock, sleep
+        self._lock = threading.Lock()
+        self._next = self._share = 0.0
 
     def __call__(self) -> float:
-        """Write units a second for this task now."""
-        if self._clock() >= self._next:
-            self._next = self._clock() + CHECK_SECONDS
-            self._share = self._whole / max(count_parts_at_work(self._store, self._run), 1)
+        """Write units a second for this task now. The first call may wait for JOIN_SECONDS."""
+        if self._clock() >= self._next and self._lock.acquire(blocking=not self._share):
+            try:
+                if self._clock() >= self._next:
+                    self._renew()
+            finally:
+                self._lock.release()
         return self._share
+
+    def _renew(self) -> None:
+        is_new, share = not self._share, self._look()
+        if is_new and share < self._whole:
+            self._sleep(JOIN_SECONDS)
+            share = self._look()
+        self._share, self._next = share, self._clock() + LOOK_SECONDS
+
+    def _look(self) -> float:
+        return self._whole / max(count_parts_at_work(self._store, self._run), 1)
 
 
 def count_parts_at_work(store: Store, run: str) -> int:

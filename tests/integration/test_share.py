@@ -1,11 +1,18 @@
 """The cap on write units is the run's, however many tasks write."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from accession.executed import Share, count_parts_at_work, executed_path, started_path
-from accession.ownership import CHECK_SECONDS
+from accession.executed import (
+    JOIN_SECONDS,
+    LOOK_SECONDS,
+    Share,
+    count_parts_at_work,
+    executed_path,
+    started_path,
+)
 from accession.store import Store
 from conftest import Library
 
@@ -17,14 +24,45 @@ def store(library: Library) -> Iterator[Store]:
     yield Store(library.aws.client("s3"), library.bucket, "book_library", library.environment)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+
+
 def test_a_task_takes_as_much_as_there_are_parts_at_work(store: Store) -> None:
-    now = 0.0
-    share = Share(store, RUN, 1000, clock=lambda: now)
-    assert share() == 1000
-    for part in range(4):
+    clock = Clock()
+    store.put(started_path(RUN, "book", 0), b"")
+    share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
+    assert (share(), clock.slept) == (1000, 0), "one alone neither waits nor shares"
+    for part in range(1, 4):
         store.put(started_path(RUN, "book", part), b"")
     store.put(executed_path(RUN, "book", 3), b"{}")
-    assert share() == 1000, "it looks every few seconds, not for every request"
-    now = CHECK_SECONDS
+    assert share() == 1000, "it does not look for every request"
+    clock.now += LOOK_SECONDS
     assert share() == pytest.approx(1000 / 3)
     assert count_parts_at_work(store, RUN) == 3
+
+
+def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) -> None:
+    clock = Clock()
+    shares = []
+    for part in range(4):
+        store.put(started_path(RUN, "book", part), b"")
+        share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
+        share()
+        shares.append(share)
+        assert sum(one() for one in shares) == pytest.approx(1000)
+    assert clock.slept == 3 * JOIN_SECONDS
+
+
+def test_all_threads_of_a_newcomer_wait(store: Store) -> None:
+    for part in range(2):
+        store.put(started_path(RUN, "book", part), b"")
+    share = Share(store, RUN, 1000)
+    with ThreadPoolExecutor(8) as threads:
+        assert {one.result() for one in [threads.submit(share) for _ in range(8)]} == {500}
