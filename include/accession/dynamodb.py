@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
+import msgspec
 import orjson
 
 from accession.condition import build_delete, build_put, build_update
@@ -36,7 +37,7 @@ R = TypeVar("R")
 
 BATCH_ITEMS = 25  # API reference, BatchWriteItem
 BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
-PAGE_ITEMS = 1000  # parsed they take a few MB; a full page of small items takes fifty, and is no cheaper to read
+PARSED_ITEMS = 64  # of a page at once: what they take stays in the processor's cache until they are done with
 BATCH_KEYS = 100  # API reference, BatchGetItem
 ASIDE_BYTES = 16_000_000  # of items whose key range is hot, held back until the others are written
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
@@ -290,10 +291,14 @@ class DynamoDB:
                     f"{backoff.seconds:.0f} s: raise its capacity"
                 )
 
-    def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[list[TypedItem]]:
-        """The items of one segment of a table, in pages of a thousand or 1 MB; strongly consistent. Read-only."""
-        share = {"Segment": segment, "TotalSegments": total_segments, "Limit": PAGE_ITEMS}
-        return self._pages("Scan", table, {"ConsistentRead": True} | share)
+    def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[Iterator[list[TypedItem]]]:
+        """The items of one segment of a table, page by page, as DynamoDB cuts them (1 MB); strongly consistent.
+
+        A page comes in lists of a few items, which are parsed as they are taken. Read-only.
+        """
+        request = {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments}
+        for items in self._pages("Scan", table, request, _decode_scanned):
+            yield _parse(table, items)
 
     def query_keys(self, table: str, index: str, key_name: str, values: dict[str, TypedValue]) -> list[str]:
         """The table keys that a look-up through an index finds; `values` are the index's key attributes. Read-only.
@@ -310,11 +315,17 @@ class DynamoDB:
         }
         return [item[key_name]["S"] for page in self._pages("Query", table, request) for item in page]
 
-    def _pages(self, operation: str, table: str, request: dict[str, Any]) -> Iterator[list[TypedItem]]:
+    def _pages(
+        self,
+        operation: str,
+        table: str,
+        request: dict[str, Any],
+        decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
+    ) -> Iterator[list[Any]]:
         start: dict[str, Any] = {}
         while True:
             body = {"TableName": table, "ReturnConsumedCapacity": "TOTAL"} | request | start
-            answer = self._requests.read(operation, table, body)
+            answer = self._requests.read(operation, table, body, decode)
             if answer["Items"]:
                 yield answer["Items"]
             if not answer.get("LastEvaluatedKey"):  # an empty page is not the last one
@@ -324,6 +335,29 @@ class DynamoDB:
     def run_all(self, calls: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """`function` of every call, `in_flight` at once, lazily, in the order in which they end; see threads.py."""
         return run_all(calls, function, self._in_flight)
+
+
+class _Scanned(TypedDict):
+    """What is read of a Scan's answer; its items stay bytes."""
+
+    Items: list[msgspec.Raw]
+    LastEvaluatedKey: NotRequired[TypedItem]
+    ConsumedCapacity: NotRequired[dict[str, Any]]
+
+
+_SCANNED = msgspec.json.Decoder(_Scanned)
+
+
+def _decode_scanned(body: bytes) -> dict[str, Any]:
+    return {**_SCANNED.decode(body)}
+
+
+def _parse(table: str, items: list[msgspec.Raw]) -> Iterator[list[TypedItem]]:
+    for start in range(0, len(items), PARSED_ITEMS):
+        try:
+            yield orjson.loads(b"[%b]" % b",".join(items[start : start + PARSED_ITEMS]))
+        except orjson.JSONDecodeError as error:
+            raise TransientError(f"an item of table {table} came damaged over the network: try again") from error
 
 
 def _batches(puts: Iterable[tuple[str, bytes]]) -> Iterator[list[bytes]]:

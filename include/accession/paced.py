@@ -101,9 +101,16 @@ class Paced:
             self._unnamed = None
         return False
 
-    def read(self, operation: str, table: str, body: dict[str, Any]) -> dict[str, Any]:
+    def read(
+        self,
+        operation: str,
+        table: str,
+        body: dict[str, Any],
+        decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
+    ) -> dict[str, Any]:
         """Send a read until it is answered."""
-        answer = self.wire.send(operation, table, orjson.dumps(body), throttled=lambda _: self.count_throttle())
+        data = orjson.dumps(body)
+        answer = self.wire.send(operation, table, data, throttled=lambda _: self.count_throttle(), decode=decode)
         with self._lock:
             self.read_units += _consumed(answer) or 0.0
         return answer

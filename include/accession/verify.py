@@ -166,16 +166,18 @@ class _Verifying:
         """Take in one segment; key and checksum of its items go to disk. The segments wait for the network side by
         side, and compute one after the other: side by side that would only cost more."""
         key_name = self.entity.target.key
-        for number, page in enumerate(self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS)):
+        samples: dict[str, TypedItem] = {}
+        for page in self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS):
             with self.lock:
-                keys = [item[key_name]["S"] for item in page]
-                checksums = checksum_items(page)
-                self.scanned.add(checksums)
-                self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
-                self.scanned_file.write(b"".join(checksums))
-                self.progress.add(len(page))
-                if number == 0:
-                    self.samples.update(zip(keys[:SAMPLES], page, strict=False))
+                for items in page:
+                    keys = [item[key_name]["S"] for item in items]
+                    checksums = checksum_items(items)
+                    self.scanned.add(checksums)
+                    self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
+                    self.scanned_file.write(b"".join(checksums))
+                    self.progress.add(len(items))
+                    samples = samples or dict(zip(keys[:SAMPLES], items, strict=False))
+        self.samples.update(samples)
 
     def _find_problems(self, id_map: Connection) -> None:
         """The two sides are not the same: find where, and look there item by item."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 from botocore.config import Config
 from botocore.exceptions import (
@@ -128,9 +129,10 @@ class Wire:
         *,
         before: Callable[[], None] = lambda: None,
         throttled: Callable[[ThrottledError], None] = lambda _: None,
+        decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
         patience: float = RETRY_SECONDS,
     ) -> dict[str, Any]:
-        """Send `body` until DynamoDB answers, and return its answer, parsed by orjson alone.
+        """Send `body` until DynamoDB answers, and return its answer, parsed by `decode` (orjson or msgspec) alone.
 
         `before` is called before each attempt, `throttled` after each that was throttled; what they raise ends the
         call. Raises ConditionFailedError, TargetError, AccessError, PermanentError at once; TransientError after
@@ -140,7 +142,7 @@ class Wire:
         while True:
             before()
             try:
-                return self._send_once(operation, table, body)
+                return self._send_once(operation, table, body, decode)
             except ConditionFailedError:
                 raise ConditionFailedError(repeated) from None
             except ThrottledError as error:
@@ -158,7 +160,9 @@ class Wire:
         """Waits for somebody who tries again and again."""
         return Backoff(patience, self._clock, self._sleep, self._jitter)
 
-    def _send_once(self, operation: str, table: str, body: bytes) -> dict[str, Any]:
+    def _send_once(
+        self, operation: str, table: str, body: bytes, decode: Callable[[bytes], dict[str, Any]]
+    ) -> dict[str, Any]:
         try:
             answer = (self._channel or self._open_channel()).send(operation, body)
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError) as error:
@@ -172,15 +176,14 @@ class Wire:
             raise _PassingError(type(error).__name__) from error
         except BotoCoreError as error:
             raise PermanentError(f"dynamodb:{operation} on table {table} failed: {type(error).__name__}") from error
-        if answer.status != 200:
-            raise _translate(answer, operation, table, self._client.meta.region_name)
         if not answer.is_whole:
             raise _PassingError("damaged answer")
+        if answer.status != 200:
+            raise _translate(answer, operation, table, self._client.meta.region_name)
         try:
-            parsed: dict[str, Any] = orjson.loads(answer.body)
-        except orjson.JSONDecodeError as error:
+            return decode(answer.body)
+        except (orjson.JSONDecodeError, msgspec.DecodeError) as error:
             raise _PassingError("unreadable answer") from error
-        return parsed
 
     def _open_channel(self) -> Channel:
         with self._lock:

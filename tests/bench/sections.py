@@ -15,7 +15,6 @@ from boto3.dynamodb.types import TypeDeserializer
 from lab import Lab, Prepared
 
 from accession.change_set import load_index
-from accession.dynamodb import PAGE_ITEMS
 from accession.verify import SEGMENTS
 
 OTHERS = ("put_loop", "batch_writer", "airflow_hook", "awswrangler", "threads")
@@ -110,7 +109,7 @@ def measure_verification(lab: Lab, library: Prepared, rounds: int) -> dict[str, 
     for _ in range(rounds):
         lab.tell("StandIn.Pages", table=table, segments=1, limit=0)
         tries["scan"].append(lab.finish(lab.start("contenders.py", "scan", "/dev/null", table, str(library.rows))))
-        lab.tell("StandIn.Pages", table=table, segments=SEGMENTS, limit=PAGE_ITEMS)
+        lab.tell("StandIn.Pages", table=table, segments=SEGMENTS, limit=0)
         tries["accession"].append(lab.step(library, step="verify", name="user_book"))
     return {name: summarize(results) for name, results in tries.items()}
 
@@ -137,7 +136,7 @@ def measure_growth(
                 lab.tell("StandIn.Empty", table=table)
                 done = lab.step(library, step="migrate", name=name)
                 peaks[f"migrate.{name}"] = max(done["rss_peak"], peaks.get(f"migrate.{name}", 0))
-                lab.tell("StandIn.Pages", table=table, segments=SEGMENTS, limit=PAGE_ITEMS)
+                lab.tell("StandIn.Pages", table=table, segments=SEGMENTS, limit=0)
                 proof = lab.step(library, step="verify", name=name)
                 seconds |= {f"migrate.{name}": done["wall"], f"verify.{name}": proof["wall"]}
                 peaks[f"verify.{name}"] = max(proof["rss_peak"], peaks.get(f"verify.{name}", 0))

@@ -20,7 +20,6 @@ from sections import SEGMENTS, say
 
 from accession.dag_test import run_dag
 from accession.deploy import deploy_stacks
-from accession.dynamodb import PAGE_ITEMS
 from accession.report import Report
 from accession.state import load_state
 from accession.store import Store
@@ -177,7 +176,7 @@ def _make_pages(lab: Lab, environment: str) -> None:
     """Have the stand-in parse what it got and make the pages of the scans: its work, not ours."""
     for entity in MAPPING.entities:
         if lab.holds(environment, entity):
-            lab.tell("StandIn.Pages", table=lab.table(environment, entity), segments=SEGMENTS, limit=PAGE_ITEMS)
+            lab.tell("StandIn.Pages", table=lab.table(environment, entity), segments=SEGMENTS, limit=0)
 
 
 def _busy(times: list[tuple[datetime, datetime]]) -> float:

@@ -45,6 +45,8 @@ class Faults:
     deny: float = 0.0  # refused with AccessDeniedException
     cut_before: float = 0.0  # connection closed, nothing applied
     cut_after: float = 0.0  # connection closed although it was applied
+    damaged: float = 0.0  # a byte of the answer is another one than was sent
+    checksums: bool = True  # damaged answers carry the checksum of what was sent
     hot: str = ""  # a text: items that hold it are of a hot key range, which takes nothing
     latency: float = 0.0  # seconds added to every request
     only: tuple[str, ...] = ()  # these operations, e.g. ("BatchWriteItem",); () for all
@@ -145,6 +147,8 @@ class Proxy:
             answer = await self._forward_part(request, operation)
         else:
             answer = await self._forward(request)
+        if fault == "damaged":
+            return damage(answer, faults.checksums)
         return {"error_after": self._fail(), "cut_after": None}.get(fault, answer)
 
     def _draw(self, faults: Faults) -> str:
@@ -156,6 +160,7 @@ class Proxy:
             ("error_after", faults.error_after),
             ("cut_before", faults.cut_before),
             ("cut_after", faults.cut_after),
+            ("damaged", faults.damaged),
         ):
             if point < share:
                 return name
@@ -266,6 +271,17 @@ def respond(status: int, body: dict[str, Any]) -> bytes:
         f"x-amz-crc32: {zlib.crc32(payload)}\r\ncontent-length: {len(payload)}\r\n\r\n"
     )
     return head.encode() + payload
+
+
+def damage(answer: bytes, checksum: bool) -> bytes:
+    """The answer with a byte in its middle that is in no text."""
+    head, _, payload = answer.partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"x-amz-crc32:")]
+    if checksum:
+        lines.append(b"x-amz-crc32: %d" % zlib.crc32(payload))
+    head = b"\r\n".join(lines)
+    middle = len(payload) // 2
+    return head + b"\r\n\r\n" + payload[:middle] + b"\xff" + payload[middle + 1 :]
 
 
 def with_settings(faults: Faults, settings: dict[str, Any]) -> Faults:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import boto3
@@ -12,8 +13,10 @@ from accession.dynamodb import DynamoDB, TypedItem, client_config
 from accession.errors import AccessError, FencedError, TransientError
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
-EVERYTHING = Faults(throttle=0.3, unprocessed=0.3, error_before=0.06, error_after=0.06, cut_before=0.06, cut_after=0.06)
-BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after"}
+EVERYTHING = Faults(
+    throttle=0.3, unprocessed=0.3, error_before=0.06, error_after=0.06, cut_before=0.06, cut_after=0.06, damaged=0.06
+)
+BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after", "damaged"}
 ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
 
 
@@ -76,7 +79,8 @@ def by_key(items: list[TypedItem]) -> dict[str, TypedItem]:
 
 
 def read_all(dynamodb: DynamoDB, table: str) -> dict[str, TypedItem]:
-    return by_key([item for segment in range(3) for page in dynamodb.scan_pages(table, segment, 3) for item in page])
+    pages = chain.from_iterable(dynamodb.scan_pages(table, segment, 3) for segment in range(3))
+    return by_key([item for page in pages for items in page for item in items])
 
 
 def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
@@ -110,6 +114,16 @@ def test_no_item_is_missed_while_reading_when_everything_breaks(proxy, connect, 
         found = dynamodb.query_keys(table, "isbn-index", "book_id", {"isbn": {"S": f"isbn-{number}"}})
         assert found == [f"key-{number}"]
     assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_keys"] > 0
+
+
+def test_a_page_that_was_damaged_and_has_no_checksum_is_refused(proxy, connect, direct, table):
+    items = make_items(20)
+    for item in items:
+        item["text"] = {"S": "x" * 20_000}
+    direct.put_items(table, as_puts(items))
+    proxy.faults = Faults(damaged=1.0, checksums=False, only=("Scan",))
+    with pytest.raises(TransientError, match=f"an item of table {table} came damaged"):
+        read_all(connect(), table)
 
 
 def test_a_write_whose_answer_was_lost_is_known_as_our_own(proxy, connect, direct, table):

@@ -2,6 +2,7 @@
 
 import base64
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import boto3
@@ -49,9 +50,8 @@ def as_puts(items: list[TypedItem]) -> list[tuple[str, bytes]]:
 
 
 def read_all(dynamodb: DynamoDB, table: str, segments: int = 1) -> list[TypedItem]:
-    return [
-        item for segment in range(segments) for page in dynamodb.scan_pages(table, segment, segments) for item in page
-    ]
+    pages = chain.from_iterable(dynamodb.scan_pages(table, segment, segments) for segment in range(segments))
+    return [item for page in pages for items in page for item in items]
 
 
 def read_one(dynamodb: DynamoDB, table: str, key: str = "key-1") -> TypedItem | None:
