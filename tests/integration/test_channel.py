@@ -1,7 +1,10 @@
 """What a client is told about TLS, proxies and credentials holds for the prepared bytes that go past its serialiser."""
 
+import select
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,14 +31,39 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: list[tuple[str, dict[str, str]]]
+    hung_up: threading.Event
+    keeps_open = says_so = True
+    seconds = 0.0
 
     def do_POST(self) -> None:
         self.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.seconds)
         self.send_response(200)
+        if not self.keeps_open:
+            self.close_connection = True
+            if self.says_so:
+                self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(EMPTY)))
         self.end_headers()
         self.wfile.write(EMPTY)
+
+    def do_CONNECT(self) -> None:
+        """Pass bytes on both ways, as a proxy that tunnels does, until one side hangs up."""
+        self.asked.append((self.path, {}))
+        host, port = self.path.split(":")
+        with socket.create_connection((host, int(port))) as other:
+            self.send_response(200)
+            self.end_headers()
+            sides = {self.connection: other, other: self.connection}
+            while data := (ready := select.select(list(sides), [], [])[0][0]).recv(65_536):
+                sides[ready].sendall(data)
+        self.close_connection = True
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.hung_up.set()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -43,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(certificate: Path | None = None) -> Iterator[ThreadingHTTPServer]:
-    handler = type("Asked", (Handler,), {"asked": []})
+    handler = type("Asked", (Handler,), {"asked": [], "hung_up": threading.Event()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -110,6 +138,39 @@ def test_a_proxy_is_used() -> None:
         ((path, headers),) = proxy.RequestHandlerClass.asked
     assert path == "http://dynamodb.us-east-1.example/"
     assert headers["host"] == "dynamodb.us-east-1.example"
+
+
+def test_a_proxy_tunnels_to_tls(certificate: Path) -> None:
+    with serve(certificate) as server, serve() as proxy:
+        config = Config(proxies={"https": f"http://127.0.0.1:{proxy.server_port}"})
+        endpoint = f"https://127.0.0.1:{server.server_port}"
+        assert open_client(endpoint, config=config, verify=str(certificate)).is_empty("Some")
+        ((path, headers),) = server.RequestHandlerClass.asked
+        assert proxy.RequestHandlerClass.asked == [(f"127.0.0.1:{server.server_port}", {})]
+    assert path == "/"
+    assert headers["host"] == f"127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["saying so", "without a word"])
+def test_a_server_that_hangs_up_after_each_answer_is_called_again(says_so: bool) -> None:
+    with serve() as server:
+        server.RequestHandlerClass.keeps_open = False
+        server.RequestHandlerClass.says_so = says_so
+        dynamodb = open_client(f"http://127.0.0.1:{server.server_port}")
+        for _ in range(3):
+            assert dynamodb.is_empty("Some")
+            if not says_so:
+                assert server.RequestHandlerClass.hung_up.wait(10)
+                server.RequestHandlerClass.hung_up.clear()
+        assert len(server.RequestHandlerClass.asked) == 3
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    with serve() as server:
+        server.RequestHandlerClass.seconds = 1.0
+        with pytest.raises(TransientError, match="ReadTimeoutError"):
+            open_client(f"http://127.0.0.1:{server.server_port}", config=Config(read_timeout=0.05)).is_empty("Some")
+        server.RequestHandlerClass.seconds = 0.0
 
 
 def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:
