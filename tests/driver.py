@@ -9,7 +9,6 @@ from typing import Any
 from accession.change_set import Change, Index, load_index, read_changes
 from accession.dynamodb import DynamoDB, client_config
 from accession.id_map import COLUMNS, Entry, open_id_map
-from accession.items import TypedItem
 from accession.manifest import Manifest, load_manifest, start_run
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.migrate import Executed, migrate_part, remove_items
@@ -18,12 +17,14 @@ from accession.ownership import Fence, open_target
 from accession.params import MigrateParams, check_params
 from accession.plan import Plan, make_plan, refuse_plan
 from accession.preflight import check_all, check_empty
+from accession.proof import Verification
 from accession.report import Report
 from accession.rollback import Rollback, take_for_undo, undo_run
 from accession.stage import stage_entity
 from accession.state import load_state
 from accession.store import Store
-from accession.verify import Verification, verify_entity
+from accession.typed import TypedItem
+from accession.verify import verify_entity
 from conftest import Library
 
 BY = "the tests"

@@ -19,13 +19,13 @@ from accession.executed import executed_path, started_path
 from accession.manifest import Manifest, load_manifest, run_path
 from accession.mapping import Mapping
 from accession.plan import Plan, find_plan
+from accession.proof import Verification, verification_path
 from accession.report import Report
 from accession.rollback import Rollback, find_rollback
 from accession.shelf import Left
 from accession.state import PATH, LogRecord, State, log_path, parse_state
 from accession.store import Store
 from accession.threads import run_all
-from accession.verify import Verification, verification_path
 
 IN_FLIGHT = 8
 RECENT = timedelta(days=7)  # a run without a record that is older has died, and is found by make audit

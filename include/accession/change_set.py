@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from accession.errors import StoreError
-from accession.items import TypedItem
 from accession.manifest import Document, run_path
 from accession.store import Store
+from accession.typed import TypedItem
 
 Op = Literal["put", "update", "delete", "reject", "conflict"]
 

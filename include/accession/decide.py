@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from accession.change_set import Change, PartWriter, encode_change, encode_put
 from accession.dynamodb import DynamoDB
 from accession.id_map import Entry, RejectedRow, State, add_entries, add_rejects
-from accession.items import ItemBuilder, Prepared, Reject, TypedItem, checksum_item, measure_item
+from accession.items import ItemBuilder, Prepared, Reject
 from accession.manifest import Manifest
+from accession.typed import TypedItem, checksum_item, measure_item
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000

@@ -9,40 +9,34 @@ own effect is not mistaken for somebody else's.
 """
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
 import orjson
 
+from accession.batch import BatchWriter
 from accession.condition import build_delete, build_put, build_update
-from accession.errors import PermanentError, TransientError
+from accession.errors import TransientError
 from accession.paced import Paced
 from accession.threads import run_all, stopped
-from accession.wire import REQUEST_TIMEOUT_SECONDS, ConditionFailedError, ThrottledError, client_config
+from accession.typed import TypedItem
+from accession.values import TypedValue
+from accession.wire import REQUEST_TIMEOUT_SECONDS, ConditionFailedError, client_config
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-__all__ = ["REQUEST_TIMEOUT_SECONDS", "DynamoDB", "Table", "TypedItem", "TypedValue", "client_config"]
+__all__ = ["REQUEST_TIMEOUT_SECONDS", "DynamoDB", "Table", "client_config"]
 
-TypedValue = dict[str, Any]
-TypedItem = dict[str, Any]
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH_ITEMS = 25  # API reference, BatchWriteItem
-BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
 PARSED_ITEMS = 64  # of a page at once: what they take stays in the processor's cache until they are done with
 BATCH_KEYS = 100  # API reference, BatchGetItem
-ASIDE_BYTES = 16_000_000  # of items whose key range is hot, held back until the others are written
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
-
-_BETWEEN = b'}},{"PutRequest":{"Item":'
 
 
 @dataclass(frozen=True)
@@ -58,24 +52,6 @@ class Table:
     indexes: dict[str, tuple[str, ...]]
     index_status: dict[str, str]
     attribute_types: dict[str, str]
-
-
-class _Aside:
-    """Batches that are written last, within bounds. Safe for many threads."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[bytes]] = []
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= ASIDE_BYTES
-
-    def add(self, batch: list[bytes]) -> None:
-        with self._lock:
-            self.batches.append(batch)
-            self._bytes += sum(map(len, batch))
 
 
 class DynamoDB:
@@ -161,63 +137,7 @@ class DynamoDB:
         Items of a hot key range go last, so that the others need not wait for them. Raises TransientError, naming how
         many are not written, when nothing got through for 300 s.
         """
-        taken = done = 0
-        lock = threading.Lock()
-        aside = _Aside()
-
-        def counted() -> Iterator[list[bytes]]:
-            nonlocal taken
-            for batch in _batches(puts):
-                taken += len(batch)
-                yield batch
-
-        def put(batch: list[bytes], aside: _Aside | None = None) -> int:
-            nonlocal done
-            total = 0
-            for count in self._put_batch(table, batch, aside):
-                with lock:
-                    done += count
-                total += count
-            return total
-
-        try:
-            for _, count in chain(
-                self.run_all(counted(), lambda batch: put(batch, aside)),
-                self.run_all(aside.batches, put),  # by then it holds what it will
-            ):
-                if written is not None:
-                    written(count)
-        except TransientError as error:
-            raise TransientError(f"{taken - done} items for table {table} are not written: {error}") from error
-        return done
-
-    def _put_batch(self, table: str, batch: list[bytes], aside: "_Aside | None") -> Iterator[int]:
-        """Put a batch, yielding how many of it each request wrote; what is hot goes `aside`, where there is room."""
-        head = b'{"ReturnConsumedCapacity":"TOTAL","RequestItems":{%s:[{"PutRequest":{"Item":' % orjson.dumps(table)
-        backoff, at_once = self._requests.backoff(), False
-        while True:
-            body = head + _BETWEEN.join(batch) + b"}}]}}"
-            units = float(sum(-(-len(item) // 1024) for item in batch))
-            wait_for_hot = aside is None or aside.full
-            try:
-                answer = self._requests.write(
-                    "BatchWriteItem", table, body, units, wait_for_hot=wait_for_hot, at_once=at_once
-                )
-            except ThrottledError:
-                assert aside
-                aside.add(batch)
-                return
-            left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in answer["UnprocessedItems"].get(table, ())]
-            if len(left) < len(batch):
-                backoff.progress()
-                yield len(batch) - len(left)
-            if not left:
-                return
-            # The first to be left over goes again at once, to be taken or refused for a reason.
-            at_once = self._requests.leave_over()
-            if not at_once and (stopped() or not backoff.wait()):
-                raise TransientError(f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s: raise its capacity")
-            batch = left
+        return BatchWriter(self._requests, table, self._in_flight).put_all(puts, written)
 
     def update_item(self, table: str, key_name: str, key: str, before: TypedItem, after: TypedItem) -> bool:
         """Change an item from `before` to `after`, in the attributes in which they differ and no other.
@@ -358,23 +278,6 @@ def _parse(table: str, items: list[msgspec.Raw]) -> Iterator[list[TypedItem]]:
             yield orjson.loads(b"[%b]" % b",".join(items[start : start + PARSED_ITEMS]))
         except orjson.JSONDecodeError as error:
             raise TransientError(f"an item of table {table} came damaged over the network: try again") from error
-
-
-def _batches(puts: Iterable[tuple[str, bytes]]) -> Iterator[list[bytes]]:
-    """Items in batches as BatchWriteItem takes them: at most 25, at most 16 MB, no key twice."""
-    batch: dict[str, bytes] = {}
-    size = 0
-    for key, item in puts:
-        if len(item) > BATCH_BYTES:
-            raise PermanentError(f"an item of {len(item)} bytes does not fit a request: items over 400 KB are rejects")
-        length = len(item) + len(_BETWEEN)
-        if len(batch) == BATCH_ITEMS or size + length > BATCH_BYTES or key in batch:
-            yield list(batch.values())
-            batch, size = {}, 0
-        batch[key] = item
-        size += length
-    if batch:
-        yield list(batch.values())
 
 
 def _key_names(schema: list[dict[str, str]]) -> tuple[str, ...]:

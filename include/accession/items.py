@@ -1,23 +1,19 @@
 """Row → item: assemble, check, measure, checksum. Pure: no clock, no network, no logging.
 
-An item is DynamoDB's typed JSON (`{"title": {"S": "Emma"}}`, binary as base64), serialised once, here; these bytes go
-over the wire later. What the service would refuse is found here, so that one bad row never sinks the batch around it.
-The types are in values.py.
+An item is serialised once, here; these bytes go over the wire later. What the service would refuse is found here, so
+that one bad row never sinks the batch around it. The types are in values.py.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from accession.mapping import Entity, Mapping
-from accession.values import NULL, TypedValue, ValueProblem, choose_converter, normalize_number
-
-TypedItem = dict[str, Any]
+from accession.typed import TypedItem, canonical_json, measure_item, measure_value
+from accession.values import NULL, TypedValue, ValueProblem, choose_converter
 
 TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchanged` compares it
 
@@ -32,9 +28,6 @@ MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
 FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
-
-
-_ODD_NUMBER = re.compile(rb'"N":"(?!(?:0|[1-9][0-9]{0,37})")')  # anything but a plain natural number
 
 
 class Reject(Exception):
@@ -62,89 +55,6 @@ class Prepared(NamedTuple):
     data: bytes
     checksum: bytes
     write_units: int
-
-
-def canonical_json(item: TypedItem) -> bytes:
-    """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
-    data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
-    if _may_differ(data):
-        item = {name: _canonical(value) for name, value in item.items()}
-        data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
-    return data
-
-
-def _may_differ(data: bytes) -> bool:
-    """Whether JSON with sorted names may not be canonical yet: it holds a set, or a number that is no plain natural
-    one. Quotes inside texts are escaped, so neither of these is found in one."""
-    # A single byte is found at once, and items without lists hold no bracket.
-    return _ODD_NUMBER.search(data) is not None or (b"[" in data and b'S":[' in data)
-
-
-def _canonical(value: TypedValue) -> TypedValue:
-    if "S" in value:
-        return value
-    ((kind, content),) = value.items()
-    match kind:
-        case "N":
-            return {"N": _canonical_number(content)}
-        case "M":
-            return {"M": {name: _canonical(field) for name, field in content.items()}}
-        case "L":
-            return {"L": [_canonical(element) for element in content]}
-        case "NS":
-            return {"NS": sorted(_canonical_number(number) for number in content)}
-        case "SS" | "BS":
-            return {kind: sorted(content)}
-        case _:
-            return value
-
-
-def _canonical_number(text: str) -> str:
-    if text.isdigit() and (text[0] != "0" or text == "0") and len(text) <= 38:
-        return text
-    return normalize_number(Decimal(text))
-
-
-def checksum_item(item: TypedItem) -> bytes:
-    """SHA-256 over the canonical JSON: the same for an item to be written and the same item read back."""
-    return hashlib.sha256(canonical_json(item)).digest()
-
-
-def checksum_items(items: list[TypedItem]) -> list[bytes]:
-    """`checksum_item` of each, cheaper: whether any needs a second look is asked once."""
-    lines = [orjson.dumps(item, option=orjson.OPT_SORT_KEYS) for item in items]
-    if _may_differ(b"\n".join(lines)):
-        lines = [canonical_json(item) if _may_differ(line) else line for item, line in zip(items, lines, strict=True)]
-    return [hashlib.sha256(line).digest() for line in lines]
-
-
-def measure_item(item: TypedItem) -> int:
-    """Size in bytes as DynamoDB counts it (Developer Guide, "DynamoDB item sizes and formats")."""
-    return sum(len(name.encode()) + _measure(value) for name, value in item.items())
-
-
-def _measure(value: TypedValue) -> int:
-    ((kind, content),) = value.items()
-    match kind:
-        case "S":
-            return len(str(content).encode())
-        case "N":
-            digits = len(str(content).lstrip("-").replace(".", "").strip("0").split("E")[0])
-            return (digits + 1) // 2 + 1 + str(content).startswith("-")
-        case "B":
-            return len(str(content)) * 3 // 4 - str(content).count("=")
-        case "M":
-            return 3 + sum(len(name.encode()) + 1 + _measure(field) for name, field in content.items())
-        case "L":
-            return 3 + sum(1 + _measure(element) for element in content)
-        case "SS":
-            return sum(len(element.encode()) for element in content)
-        case "NS":
-            return sum(_measure({"N": element}) for element in content)
-        case "BS":
-            return sum(_measure({"B": element}) for element in content)
-        case _:
-            return 1
 
 
 class ItemBuilder:
@@ -244,7 +154,8 @@ class ItemBuilder:
 
     def _check_index_key(self, name: str, item: TypedItem, limit: int) -> None:
         column = self.entity.attributes[name].column or name
-        size = _measure(item[name]) if "S" not in item[name] else len(item[name]["S"].encode(errors="surrogatepass"))
+        value = item[name]
+        size = len(value["S"].encode(errors="surrogatepass")) if "S" in value else measure_value(value)
         if size > limit:
             raise Reject(column, f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}")
 
@@ -316,7 +227,7 @@ class ItemBuilder:
         return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
 
     def _find_largest(self, item: TypedItem, size: int) -> Reject:
-        largest = max(item, key=lambda name: _measure(item[name]))
+        largest = max(item, key=lambda name: measure_value(item[name]))
         column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
         return Reject(
             column or largest,

@@ -17,12 +17,12 @@ from accession.change_set import Change, Index, Part, load_index, read_changes, 
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.executed import Executed, Kept, executed_path, started_path
-from accession.items import checksum_item
 from accession.manifest import Manifest
 from accession.mapping import Mapping
 from accession.ownership import expect_open
 from accession.progress import Progress
 from accession.store import Store
+from accession.typed import checksum_item
 
 logger = logging.getLogger(__name__)
 

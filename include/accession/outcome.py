@@ -13,12 +13,12 @@ from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.ownership import show_commands
 from accession.plan import Plan, find_plan, price_units
+from accession.proof import Verification, load_verifications
 from accession.render import render_html
 from accession.report import Amount, EntityReport, Report, Status, Step
 from accession.rollback import Rollback, find_rollback
 from accession.state import LogRecord, Seal, State, append_record, load_state, log_path
 from accession.store import Store
-from accession.verify import Verification, load_verifications
 
 PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
 

@@ -16,11 +16,12 @@ from typing import Any
 from accession.change_set import Change, Counts, Index, load_index, read_changes
 from accession.errors import RefusedError
 from accession.id_map import list_rejects
-from accession.items import MASK, TypedItem
+from accession.items import MASK
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Entity, Mapping
 from accession.progress import show_seconds
 from accession.store import Store
+from accession.typed import TypedItem
 
 # On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
 WRITE_PRICE = Decimal("0.625")

@@ -13,7 +13,6 @@ from accession.change_set import Change, Index, Part, load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError
 from accession.executed import find_conflicts, was_started
-from accession.items import TypedItem, checksum_item
 from accession.manifest import Document, Manifest, run_path
 from accession.mapping import Mapping
 from accession.migrate import READ_KEYS, split_batches
@@ -21,6 +20,7 @@ from accession.ownership import reopen_head, show_rollback, take_over
 from accession.progress import Progress
 from accession.state import LogRecord, State, append_record, load_state
 from accession.store import Store
+from accession.typed import TypedItem, checksum_item
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,7 @@ import gzip
 import secrets
 import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,65 +24,22 @@ from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
 from accession.executed import find_conflicts
 from accession.id_map import open_id_map
-from accession.items import TypedItem, checksum_items
-from accession.manifest import Document, Manifest, run_path
+from accession.lookups import LOOK_UPS, ask_indexes
+from accession.manifest import Manifest
 from accession.mapping import Mapping
 from accession.migrate import split_batches
 from accession.ownership import expect_open
 from accession.progress import Progress
+from accession.proof import PROBLEMS, Problem, Verification, problems_path, verification_path
 from accession.store import Store
 from accession.tally import BUCKETS, PRIME, Tally, find_bucket, tally_buckets
+from accession.typed import TypedItem, checksum_items
 
 SEGMENTS = 4  # scans at once: their waiting overlaps with the comparing of one
-LOOK_UPS = 500  # keys a query against the ID map
+QUERY_KEYS = 500  # keys a query against the ID map
 MAP_ROWS = 1000  # entries of the ID map taken in at once
 CHECKSUM_BYTES = 32
 LISTED = 100  # problems in the JSON; all of them are in the .jsonl.gz beside it
-SAMPLES = 10  # look-ups through each index, and items kept for them from each segment
-INDEX_SECONDS = 60.0  # indexes are eventually consistent; they are asked again for this long
-APP_TRIES = 5
-
-PROBLEMS = ("missing", "mismatched", "drifted", "held", "unexpected")
-
-
-class Problem(Document):
-    """An item that is not as the source makes it."""
-
-    kind: str
-    key: str
-    old_key: int | str | None
-    reason: str
-
-
-class Verification(Document):
-    """`verification/<entity>.json`."""
-
-    entity: str
-    table: str
-    verified: int
-    missing: int
-    mismatched: int
-    drifted: int
-    held: int
-    unexpected: int
-    listed: list[Problem]
-    look_ups: dict[str, int]
-    conflicts: list[dict[str, str | int | None]]
-    read_units: float
-    ok: bool
-    reason: str | None
-    started_at: str
-    ended_at: str
-
-
-def verification_path(run: str, entity: str) -> str:
-    """Where the verification of an entity lies."""
-    return run_path(run, f"verification/{entity}.json")
-
-
-def problems_path(run: str, entity: str) -> str:
-    """Where all problems of an entity are listed by key."""
-    return run_path(run, f"verification/{entity}.jsonl.gz")
 
 
 def verify_entity(store: Store, mapping: Mapping, manifest: Manifest, name: str, dynamodb: DynamoDB) -> Verification:
@@ -146,7 +100,7 @@ class _Verifying:
         self._name_attributes()
         self.progress.finish()
         self.store.upload(problems_path(self.manifest.run, self.entity.name), problems)
-        look_ups, lost = self._look_up()
+        look_ups, lost = ask_indexes(self.dynamodb, self.entity, self.index.table, list(self.samples.values()))
         reason = self._judge(lost)
         return Verification(
             entity=self.entity.name,
@@ -176,7 +130,7 @@ class _Verifying:
                     self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
                     self.scanned_file.write(b"".join(checksums))
                     self.progress.add(len(items))
-                    samples = samples or dict(zip(keys[:SAMPLES], items, strict=False))
+                    samples = samples or dict(zip(keys[:LOOK_UPS], items, strict=False))
         self.samples.update(samples)
 
     def _find_problems(self, id_map: Connection) -> None:
@@ -188,7 +142,7 @@ class _Verifying:
         differing = {bucket for bucket in range(BUCKETS) if scanned[bucket] != recorded[bucket]}
         self.counts["verified"] = sum(tally.count for bucket, tally in enumerate(recorded) if bucket not in differing)
         suspects = (entry for entry in self._read_scanned() if find_bucket(entry[0]) in differing)
-        for batch in split_batches(suspects, LOOK_UPS):
+        for batch in split_batches(suspects, QUERY_KEYS):
             self._compare(id_map, dict(batch))
         self._find_missing(id_map, differing)
 
@@ -278,30 +232,6 @@ class _Verifying:
             for problem in self.listed
         ]
 
-    def _look_up(self) -> tuple[dict[str, int], list[str]]:
-        """Ask every index the application uses for some verified items; what it never found comes back too."""
-        look_ups: dict[str, int] = {}
-        lost: list[str] = []
-        for index, names in self.entity.indexes.items():
-            samples = [item for item in self.samples.values() if all(name in item for name in names)][:SAMPLES]
-            look_ups[index] = len(samples)
-            unfound = [item for item in samples if not self._finds(index, names, item)]
-            lost += [f"{index} does not find {item[self.entity.target.key]['S']}" for item in unfound]
-        return look_ups, lost
-
-    def _finds(self, index: str, names: tuple[str, ...], item: TypedItem) -> bool:
-        key_name = self.entity.target.key
-        deadline = time.monotonic() + INDEX_SECONDS
-        wait = 0.2
-        while True:
-            values = {name: item[name] for name in names}
-            if item[key_name]["S"] in self.dynamodb.query_keys(self.index.table, index, key_name, values):
-                return True
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(wait)
-            wait = min(wait * 2, 5.0)
-
     def _judge(self, lost: list[str]) -> str | None:
         refuses_others = self.manifest.parent is None and self.manifest.policy("existing_items") == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
@@ -324,27 +254,3 @@ def _collecting_rarely() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> int:
-    """GET `url` until it answers below 400, a few times; the status. Raises VerificationError."""
-    reason = ""
-    for attempt in range(APP_TRIES):
-        if attempt:
-            sleep(2.0**attempt)
-        try:
-            with urllib.request.urlopen(url, timeout=15) as answer:  # noqa: S310  the params admit http and https only
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            reason = f"answers {error.code}"
-        except (urllib.error.URLError, OSError) as error:
-            reason = f"does not answer ({getattr(error, 'reason', error)})"
-    raise VerificationError(f"the application at {url} {reason}: look at its log, or leave app_url empty.")
-
-
-def load_verifications(store: Store, mapping: Mapping, run: str) -> Iterator[Verification]:
-    """The verifications that a run has."""
-    for name in mapping.order:
-        found = store.find(verification_path(run, name))
-        if found is not None:
-            yield Verification.model_validate_json(found.data)

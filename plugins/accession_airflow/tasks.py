@@ -138,7 +138,7 @@ def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]
 @body
 def ask_application(job: Job, context: Any) -> int | None:
     """Ask the application's URL, when the params give one; its status."""
-    from accession.verify import ask_application as ask
+    from accession.lookups import ask_application as ask
 
     return ask(job.params.app_url) if job.params.app_url else None
 

@@ -312,7 +312,7 @@ def measure_workers(lab: Lab, library: Prepared, latency: float, rounds: int) ->
 
 
 def measure_ministack(lab: Lab, library: Prepared, counts: dict[str, int], rounds: int) -> dict[str, Any]:
-    """The same contenders into the emulator; `ceiling` is prepared requests, unsigned, over eight connections."""
+    """The same contenders into the emulator; `ceiling` is prepared requests, unsigned, over sixteen connections."""
     target = boto3.client("dynamodb", endpoint_url=lab.s3_endpoint)
     ours = next(iter(load_index(lab.store(library.environment), library.run, "user_book").parts)).writes
     counts = counts | {"ceiling": ours, "accession": ours}

@@ -9,8 +9,9 @@ import boto3
 import orjson
 import pytest
 
-from accession.dynamodb import DynamoDB, TypedItem, client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, FencedError, TransientError
+from accession.typed import TypedItem
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
 EVERYTHING = Faults(

@@ -9,8 +9,9 @@ import boto3
 import orjson
 import pytest
 
-from accession.dynamodb import DynamoDB, TypedItem, client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
+from accession.typed import TypedItem
 
 
 @pytest.fixture

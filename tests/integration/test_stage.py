@@ -24,13 +24,11 @@ from accession.items import (
     MAX_ITEM_BYTES,
     MAX_PARTITION_KEY_BYTES,
     MAX_SORT_KEY_BYTES,
-    TypedItem,
-    checksum_item,
-    measure_item,
 )
 from accession.migrate import remove_items
 from accession.plan import price_units
 from accession.sample import write_sample
+from accession.typed import TypedItem, checksum_item, measure_item
 from accession.values import ValueProblem, to_auto, to_json, to_number
 from conftest import Library, LocalAws, make_library
 from driver import Driver

@@ -90,7 +90,7 @@ def test_an_extra_item_is_reported_where_existing_items_are_kept(library: Librar
 
 def test_an_index_that_does_not_find_an_item_fails_the_proof(written: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index is deleted from the table, as far as the emulator is concerned it has no such index any more."""
-    monkeypatch.setattr("accession.verify.INDEX_SECONDS", 0.0)
+    monkeypatch.setattr("accession.lookups.INDEX_SECONDS", 0.0)
     written.library.aws.client("dynamodb").update_table(
         TableName=written.library.tables["book"],
         GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": "isbn-index"}}],

@@ -18,13 +18,10 @@ from accession.items import (
     ItemBuilder,
     Orphan,
     Reject,
-    canonical_json,
-    checksum_item,
-    checksum_items,
     is_same_thing,
-    measure_item,
 )
 from accession.mapping import Mapping
+from accession.typed import canonical_json, checksum_item, checksum_items, measure_item
 
 NAMESPACE = UUID("6b5e3c1a-0000-4000-8000-000000000001")
 NOW = "2026-01-05T12:34:56.123456+00:00"
