@@ -222,6 +222,10 @@ def _show_import(plan: Plan) -> list[str]:
     ]
 
 
+def _show_price(price: Decimal) -> str:
+    return f"about ${price:,.2f}" if price >= Decimal("0.01") else "less than a cent"
+
+
 def show_plan(plan: Plan, *, samples: bool = True) -> str:
     """The plan as Markdown: with samples of the changes for the approval, without them for the log."""
     writes = f"{plan.writes:,} item{'' if plan.writes == 1 else 's'} to write"
@@ -238,7 +242,7 @@ def show_plan(plan: Plan, *, samples: bool = True) -> str:
         lines.append(f"| {name} | {entity.table} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     lines += [
         "",
-        f"{plan.write_units:,} write units, about ${plan.price_usd:,.4f} on demand (us-east-1), "
+        f"{plan.write_units:,} write units, {_show_price(plan.price_usd)} on demand (us-east-1), "
         f"{show_seconds(plan.seconds)} at the rate of a new table or the cap.",
     ]
     lines += _show_import(plan)

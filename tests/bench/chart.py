@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 NAMES = {
     "put_loop": "put loop",
@@ -22,6 +23,7 @@ NAMES = {
     "threads": "16 threads",
     "accession": "Accession",
 }
+THOUSANDS = StrMethodFormatter("{x:,.0f}")
 OURS, OTHERS = "#b5542c", "#8a949e"
 STEPS = {"stage": "#5b7f95", "migrate": OURS, "verify": "#7c9a5e"}
 
@@ -44,6 +46,7 @@ def draw_load(result: dict[str, Any], file: Path) -> None:
         for row, value in enumerate(middle):
             axis.annotate(f"{value:,.0f}", (bars[row]["high"], row), (5, 0), textcoords="offset points", va="center")
         axis.set_xlim(0, max(bar["high"] for bar in bars) * 1.25)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         finish(axis, title)
     axes[0].invert_yaxis()
     save(figure, file)
@@ -61,8 +64,10 @@ def draw_growth(result: dict[str, Any], file: Path) -> None:
         axes[1].plot(places, peaks, marker="o", color=colour, label=step)
     for axis, title in zip(axes, ("CPU µs a row, by user_books", "peak memory of a task, MiB"), strict=False):
         axis.set_xscale("log")
-        axis.set_ylim(0)
-        axis.legend(frameon=False)
+        axis.set_xticks(places)
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
+        axis.legend(frameon=False, ncols=len(STEPS), loc="upper left")
         finish(axis, title)
     record, limit = result["limit"]["record"], result["limit"]["units"]
     wide = 5
@@ -76,7 +81,8 @@ def draw_growth(result: dict[str, Any], file: Path) -> None:
     axes[2].step([0, seconds, 2 * seconds, 3 * seconds], [limit, limit, 2 * limit, limit], color="#333333", lw=1,
                  label="the table's limit")  # fmt: skip
     axes[2].set_ylim(0)
-    axes[2].legend(frameon=False)
+    axes[2].yaxis.set_major_formatter(THOUSANDS)
+    axes[2].legend(frameon=False, loc="upper right")
     finish(axes[2], "write units a second, over seconds")
     save(figure, file)
 
@@ -85,6 +91,7 @@ def finish(axis: Axes, title: str) -> None:
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)
+    axis.xaxis.set_major_formatter(THOUSANDS)
 
 
 def save(figure: Any, file: Path) -> None:
