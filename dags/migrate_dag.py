@@ -30,7 +30,7 @@ import os
 
 from airflow.sdk import Asset, Context, TaskGroup, TriggerRule, dag, task
 
-from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.mapping import Mapping, load_mappings
 from accession.params import MigrateParams
 from accession_airflow import tasks
 from accession_airflow.alerts import make_alerts
@@ -138,9 +138,7 @@ def build(mapping: Mapping) -> None:
 
         removed = remove(run, epoch)
         with TaskGroup("verify") as verify_group:
-            for name in mapping.order:
-                verify_entity(name)(run)
-            application()
+            [verify_entity(name)(run) for name in mapping.order] >> application()
 
         # Teardowns, so that they run when a person marks the run failed, and again when a writer is cleared. The report
         # comes last whatever was skipped, and alone decides how the run ends.
@@ -153,5 +151,5 @@ def build(mapping: Mapping) -> None:
     migrate()
 
 
-for path in find_mappings():
-    build(load_mapping(path))
+for found in load_mappings():
+    build(found)

@@ -1,8 +1,7 @@
 """### Undo a run
 
 Restores every item that the run wrote or deleted to its state before, proves it, and closes the target. What the
-application changed since is listed and kept: the undo then fails with the target still open, until it is triggered
-again
+application changed since is listed and kept: the undo then fails with the target still open, until it is triggered again
 with `accept_conflicts`. With `restore_source` the run's backup is put back as well; what lies there is moved aside.
 
 Only the run committed last can be undone, or the one that left the target open; undo a chain newest first.
@@ -12,7 +11,7 @@ import os
 
 from airflow.sdk import Context, TriggerRule, dag, task
 
-from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.mapping import Mapping, load_mappings
 from accession.params import RollbackParams
 from accession_airflow import tasks
 from accession_airflow.alerts import make_alerts
@@ -62,5 +61,5 @@ def build(mapping: Mapping) -> None:
     rollback()
 
 
-for path in find_mappings():
-    build(load_mapping(path))
+for found in load_mappings():
+    build(found)

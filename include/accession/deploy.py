@@ -211,12 +211,12 @@ def _wait(cloudformation: "CloudFormationClient", name: str, stack_id: str, want
 def _find_reason(cloudformation: "CloudFormationClient", stack_id: str) -> str | None:
     """What failed first; what follows is mostly "Resource creation cancelled"."""
     reason = None
-    for page in cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id):
-        for event in page["StackEvents"]:  # newest first
-            if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason"):
-                reason = f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
-            elif event["ResourceStatus"] in STARTS and event.get("PhysicalResourceId") == stack_id:
-                break  # the start of this very operation; older events tell older stories
+    pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id)
+    for event in (event for page in pages for event in page["StackEvents"]):  # newest first
+        if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason"):
+            reason = f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
+        elif event["ResourceStatus"] in STARTS and event.get("PhysicalResourceId") == stack_id:
+            break  # the start of this very operation; older events tell older stories
     if reason and "DescribeEvents" in reason:  # refused before anything was made; the sentence is elsewhere
         failed = cloudformation.describe_events(StackName=stack_id, Filters={"FailedEvents": True})["OperationEvents"]
         told = [f"{event['LogicalResourceId']}: {event['ValidationStatusReason']}"

@@ -13,8 +13,8 @@ JOIN_SECONDS = 1.5  # after which everybody has looked, with half a second for t
 
 
 class Kept(Document):
-    """A conflict met while writing: the application's item stands. `checksum` is what we last wrote there, if
-    anything."""
+    """A conflict met while writing: the application's item stands. `checksum` is what an earlier run wrote there; None
+    where this run wrote it before the application did, so that its undo has to look at it."""
 
     key: str
     old_key: Any

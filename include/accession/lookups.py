@@ -4,6 +4,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from urllib.parse import urlsplit
 
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
@@ -30,11 +32,15 @@ def ask_indexes(
 
 
 def _finds(dynamodb: DynamoDB, entity: Entity, table: str, index: str, item: TypedItem) -> bool:
-    key_name = entity.target.key
+    """Whether an index finds the item, sooner or later; or need not, as the application has changed it since."""
+    key_name, key = entity.target.key, item[entity.target.key]["S"]
     values = {name: item[name] for name in entity.indexes[index]}
     deadline = time.monotonic() + INDEX_SECONDS
     wait = 0.2
-    while item[key_name]["S"] not in dynamodb.query_keys(table, index, key_name, values):
+    while key not in dynamodb.query_keys(table, index, key_name, values):
+        now = dynamodb.read_items(table, key_name, [key]).get(key, {})
+        if any(now.get(name) != value for name, value in values.items()):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(wait)
@@ -53,6 +59,10 @@ def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> in
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             reason = f"answers {error.code}"
-        except (urllib.error.URLError, OSError) as error:
-            reason = f"does not answer ({getattr(error, 'reason', error)})"
-    raise VerificationError(f"the application at {url} {reason}: look at its log, or leave app_url empty.")
+        except (OSError, ValueError, HTTPException) as error:
+            reason = f"does not answer ({getattr(error, 'reason', type(error).__name__)})"
+    address = urlsplit(url)  # what else an address holds may be secret
+    raise VerificationError(
+        f"the application at {address.scheme}://{address.hostname}{address.path} {reason}: look at its log, or leave "
+        "app_url empty."
+    )

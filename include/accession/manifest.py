@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from accession.errors import RefusedError, SourceError, StoreError
 from accession.items import TRANSFORM_VERSION
 from accession.mapping import Mapping
-from accession.ownership import refuse_if_taken
+from accession.ownership import refuse_if_taken, show_rollback
 from accession.params import MigrateParams
 from accession.snapshot import take_snapshot
 from accession.state import create_state, load_state
@@ -111,6 +111,8 @@ def start_run(
         foreign_key_violations=snapshot.foreign_key_violations,
     )
     parent = load_manifest(store, state.head) if state.head else None
+    if parent is not None:
+        expect_entities(store, mapping, parent.run)
     for _ in range(5):
         manifest = Manifest(
             run=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
@@ -151,8 +153,31 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     )
     if not same:
         return False
-    plan = orjson.loads(store.get(run_path(head.run, "plan.json")))
-    return not any(entity["kept_back"] for entity in plan["entities"].values())
+    report = orjson.loads(store.get(run_path(head.run, "report.json")))  # with the conflicts met while writing
+    return not any(
+        entity["kept_back"] or report["entities"][name]["conflicts"]
+        for name, entity in _load_plan(store, head.run)["entities"].items()
+    )
+
+
+def list_entities(store: Store, run: str) -> list[str]:
+    """The entities that a run was made of."""
+    return list(_load_plan(store, run)["entities"])
+
+
+def expect_entities(store: Store, mapping: Mapping, run: str) -> None:
+    """Raises RefusedError unless the mapping still has every entity of that run: their items would be left behind."""
+    gone = sorted(set(list_entities(store, run)) - set(mapping.order))
+    if gone:
+        raise RefusedError(
+            f"run {run} wrote {', '.join(gone)}, which the mapping {mapping.name} no longer has: put back what was "
+            "taken out of the mapping file, so that no item is left behind unseen."
+        )
+
+
+def _load_plan(store: Store, run: str) -> dict[str, Any]:
+    plan: dict[str, Any] = orjson.loads(store.get(run_path(run, "plan.json")))
+    return plan
 
 
 def fetch_backup(store: Store, manifest: Manifest, folder: Path) -> Path:
@@ -165,11 +190,19 @@ def fetch_backup(store: Store, manifest: Manifest, folder: Path) -> Path:
     return store.download(path, folder / "backup.db", manifest.snapshot.sha256)
 
 
-def check_resumable(store: Store, run: str) -> Manifest:
-    """The manifest of the run that has the target open. Raises RefusedError when it is not `run`."""
+def check_resumable(store: Store, mapping: Mapping, run: str) -> Manifest:
+    """The manifest of the run that has the target open. Raises RefusedError when it is not `run`, or was staged by
+    another mapping than the file holds now."""
     state = load_state(store)
     if state is None or state.open is None:
         raise RefusedError(f"run {run} cannot be resumed: no run has the target open. Trigger a new run.")
     if state.open.run != run:
         refuse_if_taken(store, state, run)
-    return load_manifest(store, run)
+    manifest = load_manifest(store, run)
+    if manifest.mapping_sha256 != mapping.sha256:
+        raise RefusedError(
+            f"run {run} was staged by another version of the mapping {mapping.name} (SHA-256 "
+            f"{manifest.mapping_sha256[:12]}…): put that one back to resume it, or undo it:\n"
+            f"  {show_rollback(store.environment, run)}"
+        )
+    return manifest

@@ -4,6 +4,7 @@ One YAML file a database. Every error names the file, the entity and the field, 
 """
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -124,6 +125,8 @@ class Entity(_Strict):
                 raise ValueError(f"indexes.{index}: a partition key and at most one sort key")
             for name in names:
                 self._attribute(f"indexes.{index}", name)
+                if self.attributes[name].default == "":
+                    raise ValueError(f"indexes.{index}: {name} cannot be '' by default, which an index key never is")
                 if self.attributes[name].type in ("boolean", "json", "auto"):
                     raise ValueError(
                         f"indexes.{index}: {name} must be of one type, string, number, binary or timestamp"
@@ -281,3 +284,12 @@ def load_mapping(path: Path | str) -> Mapping:
 def find_mappings() -> list[Path]:
     """The mapping files of this package, sorted by name: one DAG each."""
     return sorted(MAPPINGS.glob("*.yaml"))
+
+
+def load_mappings() -> Iterator[Mapping]:
+    """The mappings of this package. Raises MappingError where a file is not named as its mapping: tasks find it so."""
+    for path in find_mappings():
+        mapping = load_mapping(path)
+        if mapping.name != path.stem:
+            raise MappingError(f"{path}: name: {mapping.name} is not the file's name: rename one of them.")
+        yield mapping

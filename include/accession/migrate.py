@@ -22,7 +22,7 @@ from accession.mapping import Mapping
 from accession.ownership import expect_open
 from accession.progress import Progress
 from accession.store import Store
-from accession.typed import checksum_item
+from accession.typed import TypedItem, checksum_item
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class _Execution:
                 elif held == checksum_item(change.item or {}):
                     self._done(1)
                 else:
-                    self._conflict_of(change)
+                    self._conflict_of(change, item, tried=not self.is_first)
             for change, updated in self.dynamodb.run_all(present, self._update):
                 self._count(change, updated)
 
@@ -151,7 +151,7 @@ class _Execution:
                 if item is None:
                     self._done(1)
                 elif checksum_item(item) != checksum_item(change.before or {}):
-                    self._conflict_of(change)
+                    self._conflict_of(change, item, tried=not self.is_first)
                 else:
                     present.append(change)
             for change, deleted in self.dynamodb.run_all(present, self._delete):
@@ -177,15 +177,19 @@ class _Execution:
         if (found is None) == (wanted is None) and (not found or checksum_item(found) == checksum_item(wanted or {})):
             self._done(1)
         else:
-            self._conflict_of(change)
+            self._conflict_of(change, found, tried=True)
 
     def _done(self, number: int) -> None:
         self.already += number
         self.progress.add(number)
 
-    def _conflict_of(self, change: Change) -> None:
-        before = checksum_item(change.before).hex() if change.before is not None else None
-        self._conflict(change.key or "", change.old_key, before, "changed by the application after staging")
+    def _conflict_of(self, change: Change, found: TypedItem | None, *, tried: bool) -> None:
+        """What the application holds is neither before nor after. `tried`: an earlier attempt may have written it, and
+        has where something of ours is in it; that a deleted item was made anew by the application does not show."""
+        assert change.key and change.before is not None
+        is_ours = change.item is None or (found is not None and _holds_change(found, change.before, change.item))
+        written = None if tried and is_ours else checksum_item(change.before).hex()
+        self._conflict(change.key, change.old_key, written, "changed by the application after staging")
 
     def _conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
         logger.warning("%s %s %s: %s; left as it is", self.step, self.table, key, reason)
@@ -215,3 +219,9 @@ class _Execution:
                 "on_conflict=keep."
             )
         return executed
+
+
+def _holds_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:
+    """Whether an item holds anything that a change from `before` to `after` puts there or takes away."""
+    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    return any(found.get(name) == after.get(name) for name in changed)

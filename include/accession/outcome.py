@@ -20,11 +20,13 @@ from accession.rollback import Rollback, find_rollback
 from accession.state import LogRecord, Seal, State, append_record, load_state, log_path
 from accession.store import Store
 
+PEEKED_BYTES = 256 * 1024
 PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
 
 
 class Ended(Document):
-    """How the run went, as Airflow saw it. `failure` is the message of the first task that failed."""
+    """How the run went, as Airflow saw it. `failure` is the message of the first task that failed; `by` is who resumed
+    it, if anybody did."""
 
     is_verified: bool = False
     is_rolled_back: bool = False
@@ -32,6 +34,7 @@ class Ended(Document):
     failure: str | None = None
     rejected_by: str | None = None
     approved_by: str | None = None
+    by: str | None = None
     epoch: int | None = None
     preflight: Step | None = None
     source_changed: bool = False
@@ -49,8 +52,14 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     owns = state.open is not None and state.open.run == manifest.run
     # A run that was left open and resumed ends anew, though its first end may be the last record.
     recorded = None if owns else _find_recorded(store, manifest, state)
-    if recorded is not None:
-        return recorded
+    report, is_last = recorded or (_record_end(store, mapping, manifest, ended, owns), True)
+    # A retry that finds nothing after the run's own record makes up for a seal that failed.
+    if is_last and report.status in ("verified", "unchanged") and manifest.params["seal"]:
+        seal_target(store, manifest.params["seal"], ended.by or manifest.triggered_by)
+    return report
+
+
+def _record_end(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended, owns: bool) -> Report:
     _merge_verifications(store, mapping, manifest.run)
     facts = _Facts(store, mapping, manifest)
     status, reason = _decide(manifest, ended, facts, owns)
@@ -77,7 +86,7 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     append_record(
         store,
         action="run",
-        by=manifest.triggered_by,
+        by=ended.by or manifest.triggered_by,
         run=manifest.run,
         status=status,
         note=report.note,
@@ -85,8 +94,6 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
         epoch=ended.epoch if commits and owns else None,
         change=change,
     )
-    if status in ("verified", "unchanged") and manifest.params["seal"]:
-        seal_target(store, manifest.params["seal"], manifest.triggered_by)
     return report
 
 
@@ -116,8 +123,9 @@ def unseal_target(store: Store, reason: str, by: str) -> LogRecord | None:
     )
 
 
-def _find_recorded(store: Store, manifest: Manifest, state: State) -> Report | None:
-    """The report of the run's last end, when it has ended already: a retried or cleared task. What has ended stands."""
+def _find_recorded(store: Store, manifest: Manifest, state: State) -> tuple[Report, bool] | None:
+    """The report of the run's last end, when it has ended already: a retried or cleared task. What has ended stands.
+    And whether nothing was recorded since."""
     for sequence in range(state.log_tail.sequence, 0, -1):
         record = LogRecord.model_validate_json(store.get(log_path(sequence)))
         if record.at < manifest.started_at[: len("2026-01-05T12:34:56")]:
@@ -127,12 +135,12 @@ def _find_recorded(store: Store, manifest: Manifest, state: State) -> Report | N
             report = store.find(path)
             if report is None or hashlib.sha256(report.data).hexdigest() != record.artifacts.get(path):
                 return None
-            return Report.model_validate_json(report.data)
+            return Report.model_validate_json(report.data), sequence == state.log_tail.sequence
     return None
 
 
 def _decide(manifest: Manifest, ended: Ended, facts: "_Facts", owns: bool) -> tuple[Status, str | None]:
-    if ended.is_verified and owns:
+    if ended.is_verified and owns and facts.is_proved:
         return "verified", None
     if ended.is_rolled_back:
         return "rolled_back", ended.failure
@@ -164,8 +172,14 @@ class _Facts:
         self.verifications: dict[str, Verification] = {v.entity: v for v in load_verifications(store, mapping, run)}
         self.executed = any(path.endswith(".started") for path in self.paths)
         self.executions = list(self._load_executions())
-        rejects = store.find(run_path(run, "rejects.csv"))
-        self.rejects_csv = rejects.data if rejects else b""
+        # The page shows the first ones only.
+        head = store.peek(run_path(run, "rejects.csv"), PEEKED_BYTES)
+        self.rejects_csv = head[: head.rfind(b"\n") + 1]
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the last proof of every entity held: a task that a person marked as a success proves nothing."""
+        return all(name in self.verifications and self.verifications[name].ok for name in self.indexes)
 
     @property
     def records_changed(self) -> bool:
@@ -208,7 +222,7 @@ class _Facts:
             seconds={step.name: _count_seconds(step) for step in steps},
             steps=steps,
             triggered_by=manifest.triggered_by,
-            approved_by=ended.approved_by,
+            approved_by=ended.approved_by or self._find_approval(),
             source_changed_during_run=ended.source_changed,
             source_rows_now=ended.source_rows_now,
             parent=manifest.parent,
@@ -217,6 +231,11 @@ class _Facts:
             ended_at=datetime.now(UTC).isoformat(),
             artifacts=self._hash_artifacts(),
         )
+
+    def _find_approval(self) -> str | None:
+        """Who approved the run, by the report of an earlier end of it: what is resumed is not asked for again."""
+        found = self.store.find(run_path(self.manifest.run, "report.json"))
+        return Report.model_validate_json(found.data).approved_by if found else None
 
     def _report_entity(self, name: str) -> EntityReport:
         table = self.mapping.entities[name].table(self.manifest.environment)

@@ -128,16 +128,15 @@ class Fence:
 
     def check(self) -> None:
         """Raises FencedError when the target is not ours any more."""
-        if not self._fenced and self._clock() < self._next:
-            return
-        state = load_state(self._store)
-        if self._fenced or state is None or state.open != Open(run=self._run, epoch=self._epoch):
-            self._fenced = True
-            raise FencedError(
-                f"this writer of run {self._run} (epoch {self._epoch}) stopped: the target is owned by another resume, "
-                "undo or run now."
-            )
-        self._next = self._clock() + CHECK_SECONDS
+        while self._fenced or (asked := self._clock()) >= self._next:  # again, when the answer was long on its way
+            state = None if self._fenced else load_state(self._store)
+            if state is None or state.open != Open(run=self._run, epoch=self._epoch):
+                self._fenced = True
+                raise FencedError(
+                    f"this writer of run {self._run} (epoch {self._epoch}) stopped: the target is owned by another "
+                    "resume, undo or run now."
+                )
+            self._next = asked + CHECK_SECONDS
 
 
 def settle(sleep: Callable[[float], None] = time.sleep) -> None:

@@ -4,7 +4,6 @@ Adds up the entities' indexes, prices the writes, estimates the duration, and re
 """
 
 import csv
-import io
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +16,7 @@ from accession.change_set import Change, Counts, Index, load_index, read_changes
 from accession.errors import RefusedError
 from accession.id_map import list_rejects
 from accession.items import MASK
-from accession.manifest import Document, Manifest, run_path
+from accession.manifest import Document, Manifest, list_entities, run_path
 from accession.mapping import Entity, Mapping
 from accession.progress import show_seconds
 from accession.store import Store
@@ -89,7 +88,7 @@ def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
     if found is not None:
         return found
     indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
-    store.put(run_path(manifest.run, "rejects.csv"), _write_rejects(store, manifest, indexes))
+    _write_rejects(store, manifest, indexes)
     entities = {
         name: EntityPlan(
             table=index.table,
@@ -153,19 +152,20 @@ def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str
     return None
 
 
-def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> bytes:
-    """CSV of all rejects: where, why, whether the item migrated earlier stays, and what is new since the head."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
-    for name, index in indexes.items():
-        if any(index.rejects.values()):
-            with TemporaryDirectory(prefix="accession-") as folder:
-                rejects = list_rejects(_fetch(store, index, folder), _fetch_head(store, manifest, name, folder))
-                for row, since in rejects:
-                    held = "yes" if row.held else "no"
-                    writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
-    return text.getvalue().encode()
+def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> None:
+    """`rejects.csv`: where, why, whether the item migrated earlier stays, and what is new since the head."""
+    with TemporaryDirectory(prefix="accession-") as folder:
+        file = Path(folder) / "rejects.csv"
+        with file.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
+            for name, index in indexes.items():
+                if any(index.rejects.values()):
+                    rejects = list_rejects(_fetch(store, index, folder), _fetch_head(store, manifest, name, folder))
+                    for row, since in rejects:
+                        held = "yes" if row.held else "no"
+                        writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
+        store.upload(run_path(manifest.run, "rejects.csv"), file)
 
 
 def _fetch(store: Store, index: Index, folder: str, name: str = "id_map.db") -> Path:
@@ -173,7 +173,7 @@ def _fetch(store: Store, index: Index, folder: str, name: str = "id_map.db") -> 
 
 
 def _fetch_head(store: Store, manifest: Manifest, entity: str, folder: str) -> Path | None:
-    if manifest.parent is None:
+    if manifest.parent is None or entity not in list_entities(store, manifest.parent):
         return None
     return _fetch(store, load_index(store, manifest.parent, entity), folder, "head.db")
 
@@ -203,7 +203,7 @@ def _show_item(entity: Entity, item: TypedItem) -> str:
         if name == entity.target.key:
             continue
         text: Any = MASK if name not in entity.attributes or entity.is_sensitive(name) else next(iter(value.values()))
-        text = "NULL" if text is True and "NULL" in value else str(text)
+        text = "NULL" if text is True and "NULL" in value else " ".join(str(text).split())
         shown.append(f"{name}={text if len(text) <= 40 else text[:39] + '…'}")
     return ", ".join(shown)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError, TargetError
-from accession.manifest import check_resumable
+from accession.manifest import check_resumable, expect_entities
 from accession.mapping import Attribute, Entity, Mapping
 from accession.ownership import refuse_if_taken
 from accession.params import MigrateParams
@@ -73,13 +73,15 @@ def _check_key_type(table: str, index: str, name: str, attribute: Attribute, fou
 def check_target(mapping: Mapping, params: MigrateParams, store: Store, dynamodb: DynamoDB) -> None:
     """Check that the target is neither open nor sealed, and its tables empty on a first run. Raises RefusedError."""
     if params.resume:
-        check_resumable(store, params.resume)
+        check_resumable(store, mapping, params.resume)
         return
     state = load_state(store)
     if state is not None:
         unsealed = state.model_copy(update={"sealed": None}) if params.unseal or params.dry_run else state
         refuse_if_taken(store, unsealed)
-    if (state is None or state.head is None) and params.existing_items == "refuse":
+    if state is not None and state.head is not None:
+        expect_entities(store, mapping, state.head)
+    elif params.existing_items == "refuse":
         check_empty(mapping, params.environment, dynamodb)
 
 

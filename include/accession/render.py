@@ -79,8 +79,10 @@ class Line(NamedTuple):
 
 
 def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -> str:
-    """The page of a report. `rejects_csv` is what lies in rejects.csv, empty where there is none."""
-    rejects = list(csv.DictReader(io.StringIO(rejects_csv.decode(), newline="")))
+    """The page of a report. `rejects_csv` is the beginning of rejects.csv, or all of it; empty where there is none."""
+    text = io.StringIO(rejects_csv.decode(), newline="")
+    rejects = [row for row in csv.DictReader(text) if None not in row.values()]  # the last may be cut
+    total = max(len(rejects), sum(sum(counts.values()) for counts in report.rejects.values()))
     conflicts = rollback.conflicts if rollback else []
     folder = report.snapshot.uri.partition("backups/")[0]
     return (
@@ -89,7 +91,7 @@ def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -
         .render(
             describe_report(report),
             rejects=rejects[:SHOWN],
-            more_rejects=len(rejects) - len(rejects[:SHOWN]),
+            more_rejects=total - len(rejects[:SHOWN]),
             rejects_since={name: counts for name, counts in report.rejects.items() if any(counts.values())},
             rollback=rollback,
             conflicts=conflicts[:SHOWN],

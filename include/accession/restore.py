@@ -53,15 +53,18 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
         taken = [file.name for file in path.parent.iterdir()]
         names = (f"{path.name}.aside-{n}" for n in count(1))
         aside = next(name for name in names if not any(other.startswith(name) for other in taken))
+        is_placed = False
         try:
             for file in here:
                 moved[file] = file.rename(path.with_name(aside + file.name.removeprefix(path.name)))
             copy.rename(path)
+            is_placed = True
             sync(path.parent)
             _expect_restored(path, sha256, rows)
             _expect_unused(path, list(moved.values()))  # opened between the first look and the move
         except BaseException:
-            path.unlink(missing_ok=True)
+            if is_placed:
+                path.unlink(missing_ok=True)
             for file, target in moved.items():
                 target.rename(file)
             raise

@@ -13,7 +13,7 @@ from accession.change_set import Change, Index, Part, load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError
 from accession.executed import find_conflicts, was_started
-from accession.manifest import Document, Manifest, run_path
+from accession.manifest import Document, Manifest, expect_entities, list_entities, run_path
 from accession.mapping import Mapping
 from accession.migrate import READ_KEYS, split_batches
 from accession.ownership import reopen_head, show_rollback, take_over
@@ -155,25 +155,28 @@ def _record(
 
 class _Undoing:
     def __init__(self, store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> None:
+        expect_entities(store, mapping, manifest.run)
         self.store, self.mapping, self.manifest, self.dynamodb = store, mapping, manifest, dynamodb
-        self.indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
-        self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in mapping.order}
+        written = set(list_entities(store, manifest.run))  # the mapping may have got more since
+        self.order = [name for name in mapping.order if name in written]
+        self.indexes = {name: load_index(store, manifest.run, name) for name in self.order}
+        self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
         # What the writers left alone, as the application had changed the item: there is nothing to undo there.
         self.left = {
             (name, kept.key)
-            for name in mapping.order
+            for name in self.order
             for kept in find_conflicts(store, manifest.run, name)
             if kept.checksum is not None
         }
 
     def undo(self) -> None:
-        for name in self.mapping.order:
+        for name in self.order:
             for part in self._executed_parts(name, "remove", "delete"):
                 self._undo_part(name, part, "delete")
             for part in self._executed_parts(name, "migrate", "update"):
                 self._undo_part(name, part, "update")
-        for name in reversed(self.mapping.order):
+        for name in reversed(self.order):
             for part in self._executed_parts(name, "migrate", "put"):
                 self._undo_part(name, part, "put")
 

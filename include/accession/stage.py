@@ -37,7 +37,7 @@ from accession.items import (
     is_same_thing,
     is_unicode,
 )
-from accession.manifest import Manifest, fetch_backup, run_path
+from accession.manifest import Manifest, fetch_backup, list_entities, run_path
 from accession.mapping import Entity
 from accession.mapping import Mapping as EntityMapping
 from accession.progress import Progress
@@ -166,7 +166,7 @@ class _Staging:
         )
 
     def _fetch_head(self) -> Path | None:
-        if self.manifest.parent is None:
+        if self.manifest.parent is None or self.name not in list_entities(self.store, self.manifest.parent):
             return None
         index = load_index(self.store, self.manifest.parent, self.name)
         self.shares_identity = bool(set(index.identity) & set(self.entity.identity))

@@ -99,11 +99,15 @@ class Store:
                 raise
 
     def claim(self, path: str, data: bytes) -> bool:
-        """Write an object that must not exist. False, and nothing written, when it does."""
+        """Write an object that must not exist. False, and nothing written, when it does.
+
+        One that holds the same bytes is ours: the answer to an earlier attempt was lost on its way.
+        """
         try:
             self._put(path, data, IfNoneMatch="*")
         except Changed:
-            return False
+            found = self.find(path)
+            return found is not None and found.data == data
         return True
 
     def put(self, path: str, data: bytes) -> str:

@@ -228,6 +228,8 @@ def _translate(answer: Answer, operation: str, table: str, region: str) -> Excep
     try:
         response = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
+        response = None
+    if not isinstance(response, dict):
         response = {}
     code = str(response.get("__type", "")).rpartition("#")[2]
     message = str(response.get("message") or response.get("Message") or "")

@@ -24,7 +24,7 @@ from accession.manifest import run_path
 from accession.progress import show_seconds
 from accession.render import TEMPLATES, describe_report, find_tone, make_environment
 from accession_airflow.job import BUCKET_VARIABLE
-from accession_airflow.target import NotFoundError, RunName, TargetDep, find_address, list_targets, load_mappings
+from accession_airflow.target import NotFoundError, RunName, TargetDep, find_address, index_mappings, list_targets
 
 OURS = Path(__file__).parent / "templates"
 RUNS_A_PAGE = 25
@@ -79,7 +79,7 @@ def show_targets(request: Request, user: GetUserDep) -> Any:
     may_read = get_auth_manager().is_authorized_dag
     found = [
         (dag_id, bucket, environment)
-        for dag_id, mapping in load_mappings().items()
+        for dag_id, mapping in index_mappings().items()
         if may_read(method="GET", details=DagDetails(id=dag_id), user=user)
         for bucket, environment in list_targets(mapping)
     ]
@@ -94,7 +94,7 @@ def find_run(
     run_id: Annotated[str, Query(max_length=250)],
 ) -> Any:
     """The tab on a run of Airflow: goes to the page of the run that it made, or undid."""
-    mapping = load_mappings().get(dag_id.replace("rollback_", "migrate_", 1))
+    mapping = index_mappings().get(dag_id.replace("rollback_", "migrate_", 1))
     if mapping is None:
         return _show(request, "message.html", title="Nothing to audit", message=f"{dag_id} is no DAG of Accession.")
     parts = find_address(mapping, dag_id, run_id)

@@ -18,7 +18,7 @@ from fastapi import Depends, Path
 from sqlalchemy import select
 
 from accession.errors import AccessionError, StoreError
-from accession.mapping import Mapping, find_mappings, load_mapping
+from accession.mapping import Mapping, load_mappings
 from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
 from accession.store import Store, list_environments
 from accession_airflow.aws import connect_s3
@@ -50,7 +50,7 @@ def find_target(
     environment: Annotated[str, Path(pattern=ENVIRONMENT)],
 ) -> Target:
     """The target of an address. Raises NotFoundError."""
-    mapping = load_mappings().get(dag_id)
+    mapping = index_mappings().get(dag_id)
     if mapping is None or bucket not in _find_buckets(mapping):
         raise NotFoundError(f"there is no target {dag_id} in bucket {bucket} here: see the list of targets.")
     return Target(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
@@ -61,9 +61,9 @@ RunName = Annotated[str, Path(pattern=RUN)]
 
 
 @cache
-def load_mappings() -> dict[str, Mapping]:
+def index_mappings() -> dict[str, Mapping]:
     """DAG id → mapping."""
-    return {f"migrate_{mapping.name}": mapping for mapping in map(load_mapping, find_mappings())}
+    return {f"migrate_{mapping.name}": mapping for mapping in load_mappings()}
 
 
 def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ def backup(job: Job, context: Any) -> str:
     from accession.manifest import check_resumable, start_run
 
     if job.params.resume:
-        run = check_resumable(job.store, job.params.resume).run
+        run = check_resumable(job.store, job.mapping, job.params.resume).run
     else:
         with job.fetch_source() as source:
             by, airflow_run = name_trigger(context), context["dag_run"].run_id
