@@ -138,7 +138,9 @@ def build(mapping: Mapping) -> None:
 
         removed = remove(run, epoch)
         with TaskGroup("verify") as verify_group:
-            [verify_entity(name)(run) for name in mapping.order] >> application()
+            for name in mapping.order:
+                verify_entity(name)(run)
+            application()
 
         # Teardowns, so that they run when a person marks the run failed, and again when a writer is cleared. The report
         # comes last whatever was skipped, and alone decides how the run ends.

@@ -144,7 +144,14 @@ def list_unended(store: Store, now: datetime | None = None) -> list[Manifest]:
 
 
 def open_dossier(store: Store, mapping: Mapping, run: str) -> Dossier:
-    """What a run has left. Raises StoreError when there is no such run."""
+    """What a run has left. Raises StoreError when there is no such run, or what it left is damaged."""
+    try:
+        return _open_dossier(store, mapping, run)
+    except ValueError as error:
+        raise StoreError(f"an artifact of run {run} is damaged: make audit names it.") from error
+
+
+def _open_dossier(store: Store, mapping: Mapping, run: str) -> Dossier:
     manifest = load_manifest(store, run)
     report = store.find(run_path(run, "report.json"))
     proofs = run_all(mapping.order, lambda name: store.find(verification_path(run, name)), IN_FLIGHT)

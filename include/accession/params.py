@@ -1,6 +1,7 @@
 """The params of the two DAGs: names, types, bounds and descriptions in one place. The trigger form, the README's
 table and the check in preflight are made from these models."""
 
+import os
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +12,7 @@ ENVIRONMENT = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 RUN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
 LOCAL_ENVIRONMENTS = ("local", "dev")
+STAGED = ("existing_items", "deletes", "max_rejects", "rows_per_part")  # what staging has used up
 
 
 def _section(name: str) -> dict[str, Any]:
@@ -24,10 +26,11 @@ SOURCE, TARGET, POLICIES, SPEED, OPERATE = (
 Environment = Annotated[
     str,
     Field(
-        "local",
+        os.environ.get("ACCESSION_ENVIRONMENT") or "local",
         pattern=ENVIRONMENT,
         title="Environment",
-        description="Takes the place of `{environment}` in the names of the tables.",
+        description="Takes the place of `{environment}` in the names of the tables. Scheduled runs take the "
+        "environment variable `ACCESSION_ENVIRONMENT` of Airflow, or local.",
         json_schema_extra=TARGET,
     ),
 ]
@@ -131,7 +134,7 @@ class MigrateParams(_Params):
         None,
         pattern=r"^https?://",
         title="Application's URL",
-        description="Asked with GET after the proof; must answer below 400.",
+        description="Asked with GET when everything is written; must answer below 400.",
         json_schema_extra=TARGET,
     )
     resume: str | None = Field(
@@ -158,6 +161,17 @@ class MigrateParams(_Params):
         description="Takes the seal off first, so that this run and later ones write again.",
         json_schema_extra=OPERATE,
     )
+
+    def resume_with(self, now: "MigrateParams") -> "MigrateParams":
+        """These params of a run for its resume: what is given `now` (is no default) counts, but for what staging has
+        used up. Raises ParamsError for that."""
+        given = {name: value for name, value in now if value != type(self).model_fields[name].default}
+        for name in STAGED:
+            if name in given and given[name] != getattr(self, name):
+                raise ParamsError(
+                    f"param {name}: the run to resume was staged with {getattr(self, name)}: leave it out."
+                )
+        return self.model_copy(update=given)
 
     @model_validator(mode="after")
     def _check(self) -> "MigrateParams":

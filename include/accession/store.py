@@ -11,16 +11,21 @@ Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 wh
 
 import hashlib
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from boto3.exceptions import Boto3Error, RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
+from accession.wire import NO_CREDENTIALS
+
+T = TypeVar("T")
 
 BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
 CHUNK = 1024 * 1024
@@ -28,8 +33,8 @@ CHUNK = 1024 * 1024
 # a download in memory, so that a task's memory would grow with its file.
 TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=CHUNK, max_io_queue=4)
 DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
+CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
 def client_config() -> Config:
@@ -71,14 +76,12 @@ class Store:
 
     def find(self, path: str) -> Found | None:
         """The object at `path`, or None."""
-        with self._translated("s3:GetObject", path):
-            try:
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
-                return Found(answer["Body"].read(), answer["ETag"])
-            except ClientError as error:
-                if error.response["Error"]["Code"] in MISSING:
-                    return None
-                raise
+
+        def fetch() -> Found:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
+            return Found(answer["Body"].read(), answer["ETag"])
+
+        return self._look(path, fetch)
 
     def get(self, path: str) -> bytes:
         """The object at `path`. Raises StoreError when it is not there."""
@@ -89,14 +92,7 @@ class Store:
 
     def has(self, path: str) -> bool:
         """Whether there is an object at `path`."""
-        with self._translated("s3:GetObject", path):
-            try:
-                self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)
-                return True
-            except ClientError as error:
-                if error.response["Error"]["Code"] in MISSING:
-                    return False
-                raise
+        return self.measure(path) is not None
 
     def claim(self, path: str, data: bytes) -> bool:
         """Write an object that must not exist. False, and nothing written, when it does.
@@ -143,15 +139,13 @@ class Store:
 
     def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
         """Fetch an object to `file` and check its digest where one is given. Raises StoreError when it differs."""
-        with self._translated("s3:GetObject", path):
-            try:
-                self.client.download_file(self.bucket, self.prefix + path, str(file), Config=TRANSFER)
-            except ClientError as error:
-                if error.response["Error"]["Code"] in MISSING:
-                    raise StoreError(
-                        f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle."
-                    ) from error
-                raise
+
+        def fetch() -> bool:
+            self.client.download_file(self.bucket, self.prefix + path, str(file), Config=TRANSFER)
+            return True
+
+        if not self._look(path, fetch):
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
         if sha256 is not None and hash_file(file) != sha256:
             raise StoreError(f"{self.uri(path)} is damaged: its SHA-256 is not {sha256}. Run make audit.")
         return file
@@ -189,14 +183,8 @@ class Store:
 
     def measure(self, path: str) -> int | None:
         """The size of an object in bytes, or None when it is not there."""
-        with self._translated("s3:GetObject", path):
-            try:
-                size: int = self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"]
-                return size
-            except ClientError as error:
-                if error.response["Error"]["Code"] in MISSING:
-                    return None
-                raise
+        head = self._look(path, lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + path))
+        return None if head is None else int(head["ContentLength"])
 
     def peek(self, path: str, length: int) -> bytes:
         """The first bytes of an object, at most `length`; none when it is empty or not there."""
@@ -209,17 +197,14 @@ class Store:
 
     def hash(self, path: str) -> str | None:
         """SHA-256 of an object in constant memory, or None when it is not there."""
-        with self._translated("s3:GetObject", path):
-            try:
-                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"]
-            except ClientError as error:
-                if error.response["Error"]["Code"] in MISSING:
-                    return None
-                raise
-            digest = hashlib.sha256()
-            for chunk in body.iter_chunks(CHUNK):
-                digest.update(chunk)
-            return digest.hexdigest()
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            for chunk in self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"].iter_chunks(CHUNK):
+                found.update(chunk)
+            return found.hexdigest()
+
+        return self._look(path, digest)
 
     def probe(self) -> None:
         """Check that the bucket is there, writable, and honours conditional writes (some look-alikes ignore them).
@@ -244,18 +229,41 @@ class Store:
             with self._translated("s3:DeleteObject", path):
                 self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
 
-    @contextmanager
-    def _translated(self, action: str, path: str) -> Iterator[None]:
-        try:
-            yield
-        except (ClientError, BotoCoreError) as error:
-            raise translate_error(error, action, self.bucket, self.prefix + path) from error
+    def _look(self, path: str, call: Callable[[], T]) -> T | None:
+        """What `call` finds at `path`, or None when nothing is there."""
+        with self._translated("s3:GetObject", path):
+            try:
+                return call()
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+
+    def _translated(self, action: str, path: str) -> AbstractContextManager[None]:
+        return translating(action, self.bucket, self.prefix + path)
 
 
-def translate_error(error: ClientError | BotoCoreError, action: str, bucket: str, key: str) -> AccessionError:
-    """What an error of botocore means to the person who reads it."""
+@contextmanager
+def translating(action: str, bucket: str, key: str) -> Iterator[None]:
+    """Raise what boto3 raises as one sentence that a person understands."""
+    try:
+        yield
+    except RetriesExceededError as error:
+        raise translate_error(error.last_exception, action, bucket, key) from error  # type: ignore[attr-defined]
+    except Boto3Error as error:  # raised for another, whose text it repeats
+        raise translate_error(error.__context__ or error, action, bucket, key) from error
+    except (ClientError, BotoCoreError) as error:
+        raise translate_error(error, action, bucket, key) from error
+
+
+def translate_error(error: BaseException, action: str, bucket: str, key: str) -> AccessionError:
+    """What an error of boto3 means to the person who reads it."""
     if isinstance(error, NoCredentialsError):
         return AccessError("no AWS credentials were found: set a profile, a role or the connection aws_default.")
+    if isinstance(error, NO_CREDENTIALS):
+        return AccessError(f"the AWS credentials do not work ({type(error).__name__}): log in again, or use others.")
+    if isinstance(error, ParamValidationError):
+        return StoreError(f"s3://{bucket}/{key} is no address of an object: write s3://bucket/key.")
     if not isinstance(error, ClientError):
         return TransientError(f"S3 did not answer for bucket {bucket} ({type(error).__name__}): check the endpoint.")
     code = error.response["Error"]["Code"]
@@ -282,22 +290,35 @@ def hash_file(file: Path) -> str:
 
 def fetch_object(client: Any, uri: str, file: Path) -> Path:
     """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        client.download_file(bucket, key, str(file), Config=TRANSFER)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
-            raise StoreError(f"{uri} does not exist: check the source.") from error
-        raise translate_error(error, "s3:GetObject", bucket, key) from error
-    except BotoCoreError as error:
-        raise translate_error(error, "s3:GetObject", bucket, key) from error
+    bucket, key = _split(uri)
+    with translating("s3:GetObject", bucket, key):
+        try:
+            client.download_file(bucket, key, str(file), Config=TRANSFER)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in MISSING:
+                raise StoreError(f"{uri} does not exist: check the source.") from error
+            raise
     return file
 
 
-def place_object(client: Any, file: Path, uri: str) -> None:
-    """Upload a file to an s3:// address."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
+def place_object(client: Any, file: Path, uri: str) -> str | None:
+    """Upload a file to an s3:// address. What lies there is copied aside first, as `<key>.aside-<n>`; its address."""
+    bucket, key = _split(uri)
+    with translating("s3:ListBucket", bucket, key):
+        taken = {
+            entry["Key"]
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            for entry in page.get("Contents", ())
+        }
+    aside = None
+    with translating("s3:PutObject", bucket, key):
+        if key in taken:
+            aside = next(name for name in (f"{key}.aside-{number}" for number in count(1)) if name not in taken)
+            client.copy({"Bucket": bucket, "Key": key}, bucket, aside)
         client.upload_file(str(file), bucket, key, Config=TRANSFER)
-    except (ClientError, BotoCoreError) as error:
-        raise translate_error(error, "s3:PutObject", bucket, key) from error
+    return aside and f"s3://{bucket}/{aside}"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    SSOError,
     TokenRetrievalError,
 )
 
@@ -38,6 +39,11 @@ CONNECT_SECONDS = 3
 READ_SECONDS = 15
 REQUEST_TIMEOUT_SECONDS = CONNECT_SECONDS + READ_SECONDS
 """The longest that one request may be in flight; undo and resume wait for it after they raised the epoch."""
+
+# Nobody is logged in, or not any more.
+NO_CREDENTIALS = (
+    NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError,
+)  # fmt: skip
 
 RETRY_SECONDS = 300.0  # how long a request is repeated without any progress before it is given up
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
@@ -165,7 +171,7 @@ class Wire:
     ) -> dict[str, Any]:
         try:
             answer = (self._channel or self._open_channel()).send(operation, body)
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError) as error:
+        except NO_CREDENTIALS as error:
             raise AccessError(
                 f"dynamodb:{operation} on table {table} needs AWS credentials and found none that work "
                 f"({type(error).__name__}): set them in the environment or in the Airflow connection"

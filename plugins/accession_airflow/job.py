@@ -33,6 +33,15 @@ class Job:
     store: Any
     s3: Any
 
+    def load_manifest(self, run: str) -> Any:
+        """The manifest of a run; of one that is resumed, with the params that count now."""
+        from accession.manifest import load_manifest
+
+        manifest = load_manifest(self.store, run)
+        if not self.params.resume:
+            return manifest
+        return manifest.model_copy(update={"params": self.params.model_dump(mode="json")})
+
     def connect(self, run: str | None = None, epoch: int | None = None) -> Any:
         """DynamoDB for reading, or, with an epoch, for writing under the fence."""
         from accession.dynamodb import DynamoDB
@@ -82,6 +91,7 @@ def body(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _open_job(mapping_name: str, context: Any) -> Job:
+    from accession.manifest import load_manifest
     from accession.store import Store
     from accession_airflow.aws import connect_s3
 
@@ -96,7 +106,10 @@ def _open_job(mapping_name: str, context: Any) -> Job:
         )
     s3 = connect_s3()
     mapping = load_mapping(MAPPINGS / f"{mapping_name}.yaml")
-    return Job(mapping, params, Store(s3, bucket, mapping.name, params.environment), s3)
+    store = Store(s3, bucket, mapping.name, params.environment)
+    if isinstance(params, MigrateParams) and params.resume:
+        params = MigrateParams(**load_manifest(store, params.resume).params).resume_with(params)
+    return Job(mapping, params, store, s3)
 
 
 def name_trigger(context: Any) -> str:

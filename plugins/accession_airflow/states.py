@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accession.errors import AccessionError
-from accession_airflow.job import Job
+from accession_airflow.job import Job, name_trigger
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def gather_ended(job: Job, context: Any, run: str | None) -> Any:
         failure=failure,
         rejected_by=answer.get("by") if answer.get("chosen") == ["Reject"] else None,
         approved_by=answer.get("by") if answer.get("chosen") == ["Approve"] else None,
+        by=name_trigger(context) if job.params.resume else None,
         epoch=ti.xcom_pull(task_ids="open_run"),
         preflight=Step(name="preflight", **checked) if checked else None,
         source_changed=bool(drift and drift.changed),

@@ -53,10 +53,9 @@ def backup(job: Job, context: Any) -> str:
 @body
 def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str, str]) -> list[int]:
     """Write the ID map and the change set of one entity; the numbers of its parts."""
-    from accession.manifest import load_manifest
     from accession.stage import stage_entity as stage
 
-    index = stage(job.store, job.mapping, load_manifest(job.store, run), name, id_maps, job.connect())
+    index = stage(job.store, job.mapping, job.load_manifest(run), name, id_maps, job.connect())
     context["ti"].xcom_push(key="id_map", value=index.id_map)
     return [part.part for part in index.parts]
 
@@ -64,10 +63,9 @@ def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str,
 @body
 def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Add up the change set; refuse it when the params say so."""
-    from accession.manifest import load_manifest
     from accession.plan import make_plan, refuse_plan, show_plan
 
-    made = make_plan(job.store, job.mapping, load_manifest(job.store, run))
+    made = make_plan(job.store, job.mapping, job.load_manifest(run))
     logger.info("%s", show_plan(made, samples=False))
     refuse_plan(made)
     return {"writes": made.writes, "write_units": made.write_units, "text": show_plan(made)}
@@ -76,13 +74,12 @@ def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
 @body
 def open_run(job: Job, context: Any, run: str) -> int:
     """Take the target, or skip: on a dry run and an empty change set nothing below is to be done."""
-    from accession.manifest import load_manifest
     from accession.ownership import open_target, settle, take_over
     from accession.plan import load_plan
     from accession.preflight import check_empty
     from accession.state import load_state
 
-    manifest = load_manifest(job.store, run)
+    manifest = job.load_manifest(run)
     if job.params.resume:
         state = take_over(job.store, run)
         settle()
@@ -106,32 +103,29 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
     from airflow.sdk import get_current_context
 
     from accession.change_set import load_index
-    from accession.manifest import load_manifest
     from accession.migrate import migrate_part as migrate
 
     parts = load_index(job.store, run, name).parts
     get_current_context()["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
-    done = migrate(job.store, job.mapping, load_manifest(job.store, run), name, part, job.connect(run, epoch))
+    done = migrate(job.store, job.mapping, job.load_manifest(run), name, part, job.connect(run, epoch))
     return {"written": done.written, "already": done.already, "conflicts": len(done.conflicts)}
 
 
 @body
 def remove_items(job: Job, context: Any, run: str, epoch: int) -> dict[str, int]:
     """Delete what the change set deletes."""
-    from accession.manifest import load_manifest
     from accession.migrate import remove_items as remove
 
-    done = remove(job.store, job.mapping, load_manifest(job.store, run), job.connect(run, epoch))
+    done = remove(job.store, job.mapping, job.load_manifest(run), job.connect(run, epoch))
     return {"deleted": sum(one.written for one in done), "already": sum(one.already for one in done)}
 
 
 @body
 def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]:
     """Prove one table."""
-    from accession.manifest import load_manifest
     from accession.verify import verify_entity as verify
 
-    proof = verify(job.store, job.mapping, load_manifest(job.store, run), name, job.connect())
+    proof = verify(job.store, job.mapping, job.load_manifest(run), name, job.connect())
     return {"verified": proof.verified, "drifted": proof.drifted, "held": proof.held, "unexpected": proof.unexpected}
 
 
@@ -146,7 +140,6 @@ def ask_application(job: Job, context: Any) -> int | None:
 @body
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     """Undo the run if something below `open_run` failed and the params say so; else skip."""
-    from accession.manifest import load_manifest
     from accession.ownership import settle, take_over
     from accession.rollback import undo_run
 
@@ -154,7 +147,7 @@ def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
         raise AirflowSkipException("everything succeeded: nothing is to be undone")
     if job.params.on_failure == "keep":
         raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
-    manifest = load_manifest(job.store, run)
+    manifest = job.load_manifest(run)
     state = take_over(job.store, run)
     settle()
     dynamodb = job.connect(run, state.open.epoch)
@@ -165,7 +158,6 @@ def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
 @body
 def report(job: Job, context: Any) -> dict[str, Any]:
     """End the run: commit or record it, write the report, say what happened; fail unless all is well."""
-    from accession.manifest import load_manifest
     from accession.outcome import end_run
     from accession.report import GOOD, show_summary
 
@@ -174,7 +166,7 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     if run is None:
         context["ti"].xcom_push(key="note", value="nothing was written, failed")
         raise RefusedError(f"the run ended before its backup, and nothing was written: {ended.failure}")
-    done = end_run(job.store, job.mapping, load_manifest(job.store, run), ended)
+    done = end_run(job.store, job.mapping, job.load_manifest(run), ended)
     logger.info("%s", show_summary(done))
     logger.info("report: %s", job.store.uri(f"runs/{run}/report.html"))
     if done.status in GOOD and ended.failure:
@@ -243,8 +235,10 @@ def restore_source(job: Job, context: Any, run: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="accession-") as folder:
         backup = fetch_backup(job.store, manifest, Path(folder))
         if place.startswith("s3://"):
-            place_object(job.s3, backup, place)
-            return []
-        moved = restore(backup, Path(place), manifest.snapshot.sha256, manifest.snapshot.rows).moved_aside
-    logger.info("%s holds the backup of run %s; aside: %s", place, run, ", ".join(map(str, moved)) or "nothing")
-    return [str(path) for path in moved]
+            aside = place_object(job.s3, backup, place)
+            moved = [aside] if aside else []
+        else:
+            placed = restore(backup, Path(place), manifest.snapshot.sha256, manifest.snapshot.rows)
+            moved = [str(path) for path in placed.moved_aside]
+    logger.info("%s holds the backup of run %s; aside: %s", place, run, ", ".join(moved) or "nothing")
+    return moved
