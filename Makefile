@@ -44,7 +44,7 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 	echo uv | $(COMPILE) - -o requirements-uv.lock
 	$(COMPILE) tests/bench/requirements.txt -o tests/bench/requirements.lock
 
-# The main job. CONF goes through the environment, where its quotes are safe.
+# The main job. CONF goes through the environment, where its quotes are safe. MAPPING=name takes another mapping file.
 
 .PHONY: demo
 demo: $(READY) ## move a sample home library on an embedded local AWS, prove it, show the report
@@ -52,20 +52,21 @@ demo: $(READY) ## move a sample home library on an embedded local AWS, prove it,
 
 .PHONY: deploy
 deploy: $(READY) ## ENVIRONMENT=dev: create or update tables, bucket and policy in the AWS you are logged in to
-	@$(PYTHON) -m accession.local deploy --environment "$${ENVIRONMENT:-}"
+	@$(PYTHON) -m accession.local deploy --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: migrate
 migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]: one run; exit 0 only when all is well
 	@$(PYTHON) -m accession.local migrate --source "$${SOURCE:-}" --environment "$${ENVIRONMENT:-}" \
-	  --conf "$${CONF:-}" --resume "$${RESUME:-}"
+	  --conf "$${CONF:-}" --resume "$${RESUME:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: rollback
 rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a finished run
-	@$(PYTHON) -m accession.local rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}"
+	@$(PYTHON) -m accession.local rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" \
+	  --mapping "$${MAPPING:-}"
 
 .PHONY: audit
 audit: $(READY) ## ENVIRONMENT=dev: verify the register and every artifact, list all runs
-	@$(PYTHON) -m accession.local audit --environment "$${ENVIRONMENT:-}"
+	@$(PYTHON) -m accession.local audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 # The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on Celery workers.
 

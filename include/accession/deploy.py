@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, PermanentError, RefusedError, TargetError, TransientError
-from accession.mapping import Mapping
+from accession.mapping import HOME_LIBRARY, Mapping
 from accession.preflight import check_table
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ def deploy_stacks(
         stack = f"{prefix}-tables"
         if _find_stack(cloudformation, stack) is None and _check_existing_tables(mapping, environment, session):
             tables: Outcome = "left alone"
+        elif mapping.name != HOME_LIBRARY:
+            raise RefusedError(
+                f"the tables of {mapping.name} are not there, and tables.yaml makes only those of {HOME_LIBRARY}: make "
+                "them with the keys and indexes of the mapping, then deploy again."
+            )
         else:
             tables = _put_stack(cloudformation, stack, "tables.yaml", {"Environment": environment})
         tell(f"tables: {tables} ({', '.join(entity.table(environment) for entity in mapping.entities.values())})")
@@ -80,7 +85,7 @@ def deploy_stacks(
             {
                 "Environment": environment,
                 "Mapping": mapping.name,
-                "BucketName": name_bucket(account, region, environment),
+                "BucketName": name_bucket(account, region, environment, mapping.name),
                 "TableArns": ",".join(table_arns),
                 "IndexArns": ",".join(index_arns or table_arns),  # IAM takes no empty list
             },
@@ -118,16 +123,17 @@ def _join(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def name_bucket(account: str, region: str, environment: str) -> str:
+def name_bucket(account: str, region: str, environment: str, mapping: str = HOME_LIBRARY) -> str:
     """The artifacts bucket: global, lower case, at most 63 long (S3 User Guide, "Bucket naming rules")."""
-    return f"accession-{account}-{region}-{environment}".lower().replace("_", "-")[:63].rstrip("-")
+    owner = environment if mapping == HOME_LIBRARY else f"{mapping}-{environment}"
+    return f"accession-{account}-{region}-{owner}".lower().replace("_", "-")[:63].rstrip("-")
 
 
-def find_bucket(environment: str, session: "Session") -> str:
+def find_bucket(environment: str, session: "Session", mapping: str = HOME_LIBRARY) -> str:
     """The name that `deploy_stacks` gives the bucket in this account and region. Read-only; asks AWS who we are."""
     with _explain():
         _, account, region = _find_account(session)
-    return name_bucket(account, region, environment)
+    return name_bucket(account, region, environment, mapping)
 
 
 def _find_account(session: "Session") -> tuple[str, str, str]:

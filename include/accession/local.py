@@ -22,7 +22,7 @@ import boto3
 from accession.dag_test import LOCAL, DagTest, run_dag
 from accession.deploy import deploy_stacks, find_bucket
 from accession.errors import AccessionError, ParamsError
-from accession.mapping import MAPPINGS, load_mapping
+from accession.mapping import HOME_LIBRARY, Mapping, load_mappings
 from accession.ministack import start_ministack
 from accession.params import LOCAL_ENVIRONMENTS
 from accession.sample import write_sample
@@ -31,7 +31,6 @@ from accession.store import Store, client_config
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAPPING = "book_library"
 REPORT = re.compile(
     r"s3://(?P<bucket>[^/\s]+)/(?P<mapping>[^/\s]+)/(?P<environment>[^/\s]+)/(?P<path>\S+/report)\.html"
 )
@@ -70,15 +69,16 @@ def _make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     add("demo", demo, "move a sample library on an embedded local AWS")
-    add("deploy", deploy, "create or update tables, bucket and policy", "environment")
-    add("migrate", migrate, "move a SQLite file", "source", "environment", "conf", "resume")
-    add("rollback", rollback, "undo a finished run", "run", "environment", "conf")
-    add("audit", audit, "verify the register and every artifact of an environment", "environment")
+    add("deploy", deploy, "create or update tables, bucket and policy", "environment", "mapping")
+    add("migrate", migrate, "move a SQLite file", "source", "environment", "conf", "resume", "mapping")
+    add("rollback", rollback, "undo a finished run", "run", "environment", "conf", "mapping")
+    add("audit", audit, "verify the register and every artifact of an environment", "environment", "mapping")
     return parser
 
 
 OPTIONS = {
     "environment": "last part of the tables' names, such as dev",
+    "mapping": f"name of a mapping file; {HOME_LIBRARY} where none is given",
     "source": "path of the SQLite file, or s3://bucket/key",
     "conf": "further params of the run, as a JSON object",
     "resume": "name of an interrupted run to go on with",
@@ -96,7 +96,7 @@ def demo(_options: argparse.Namespace) -> int:
     with start_ministack(log=folder / "ministack.log") as ministack:
         ministack.take_environ()
         tell("deploying tables and artifacts through CloudFormation")
-        deployed = deploy_stacks(_load(), "local", boto3.Session(), tell=lambda line: tell(f"  {line}"))
+        deployed = deploy_stacks(_load(HOME_LIBRARY), "local", boto3.Session(), tell=lambda line: tell(f"  {line}"))
         source = write_sample(folder / "site.db")
         tell(f"wrote a sample library to {_show(source)}")
         conf = {
@@ -106,8 +106,8 @@ def demo(_options: argparse.Namespace) -> int:
             "approval": "never",
             "max_rejects": 2,  # the sample has an orphan and a date that is none
         }
-        tell(f"running `airflow dags test migrate_{MAPPING}`")
-        done = run_dag(f"migrate_{MAPPING}", conf, tell=tell)
+        tell(f"running `airflow dags test migrate_{HOME_LIBRARY}`")
+        done = run_dag(f"migrate_{HOME_LIBRARY}", conf, tell=tell)
         report = _save_report(done, folder)
     if report:
         print(f"\nReport: {_show(report)}")
@@ -117,7 +117,7 @@ def demo(_options: argparse.Namespace) -> int:
 def deploy(options: argparse.Namespace) -> int:
     """Both stacks, and what to type next."""
     environment = _need(options, "environment", "make deploy ENVIRONMENT=dev")
-    deployed = deploy_stacks(_load(), environment, boto3.Session(), tell=print)
+    deployed = deploy_stacks(_load(options.mapping), environment, boto3.Session(), tell=print)
     print(f"bucket: {deployed.bucket}")
     print(f"policy for the role of Airflow's workers: {deployed.policy}")
     print(f"next: make migrate SOURCE=/path/to/site.db ENVIRONMENT={environment}")
@@ -135,7 +135,7 @@ def migrate(options: argparse.Namespace) -> int:
         source = _need(options, "source", usage)
         # Airflow's tasks have a working folder of their own.
         _merge(conf, "source", source if source.startswith("s3://") else str(Path(source).absolute()))
-    return _run(f"migrate_{MAPPING}", conf)
+    return _run("migrate", _load(options.mapping).name, conf)
 
 
 def rollback(options: argparse.Namespace) -> int:
@@ -144,7 +144,7 @@ def rollback(options: argparse.Namespace) -> int:
     conf = _read_conf(options.conf)
     _merge(conf, "environment", _need(options, "environment", usage))
     _merge(conf, "run", _need(options, "run", usage))
-    return _run(f"rollback_{MAPPING}", conf)
+    return _run("rollback", _load(options.mapping).name, conf)
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -152,17 +152,18 @@ def audit(options: argparse.Namespace) -> int:
     from accession.audit import audit_target, show_audit  # noqa: PLC0415 -- of this command alone
 
     environment = _need(options, "environment", "make audit ENVIRONMENT=dev")
+    mapping = _load(options.mapping).name
     client = boto3.client("s3", config=client_config())
-    found = audit_target(Store(client, _find_bucket(environment), MAPPING, environment))
+    found = audit_target(Store(client, _find_bucket(environment, mapping), mapping, environment))
     print(show_audit(found))
     return 0 if found.ok else 1
 
 
-def _find_bucket(environment: str) -> str:
-    return os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session())
+def _find_bucket(environment: str, mapping: str) -> str:
+    return os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session(), mapping)
 
 
-def _run(dag_id: str, conf: dict[str, Any]) -> int:
+def _run(dag: str, mapping: str, conf: dict[str, Any]) -> int:
     approval, environment = conf.get("approval", "auto"), conf["environment"]
     asks = approval == "always" or (approval == "auto" and environment not in LOCAL_ENVIRONMENTS)
     if asks and not conf.get("dry_run") and not conf.get("resume"):  # what is resumed was approved before
@@ -171,10 +172,10 @@ def _run(dag_id: str, conf: dict[str, Any]) -> int:
             """with CONF='{"dry_run": true}', then say CONF='{"approval": "never"}', or trigger the DAG in Airflow."""
         )
     if not conf.get("bucket"):
-        conf["bucket"] = _find_bucket(environment)
+        conf["bucket"] = _find_bucket(environment, mapping)
     tell = _Clock()
-    tell(f"running `airflow dags test {dag_id}`")
-    return _end(run_dag(dag_id, conf, tell=tell))
+    tell(f"running `airflow dags test {dag}_{mapping}`")
+    return _end(run_dag(f"{dag}_{mapping}", conf, tell=tell))
 
 
 def _end(done: DagTest) -> int:
@@ -204,8 +205,11 @@ def _save_report(done: DagTest, folder: Path) -> Path | None:
     return store.download(f"{where['path']}.html", folder / "report.html")
 
 
-def _load() -> Any:
-    return load_mapping(MAPPINGS / f"{MAPPING}.yaml")
+def _load(name: str) -> Mapping:
+    known = {mapping.name: mapping for mapping in load_mappings()}
+    if (name or HOME_LIBRARY) not in known:
+        raise ParamsError(f"MAPPING={name}: there is no such mapping, known are {', '.join(known)}.")
+    return known[name or HOME_LIBRARY]
 
 
 def _need(options: argparse.Namespace, name: str, usage: str) -> str:

@@ -203,6 +203,6 @@ def check_resumable(store: Store, mapping: Mapping, run: str) -> Manifest:
         raise RefusedError(
             f"run {run} was staged by another version of the mapping {mapping.name} (SHA-256 "
             f"{manifest.mapping_sha256[:12]}…): put that one back to resume it, or undo it:\n"
-            f"  {show_rollback(store.environment, run)}"
+            f"  {show_rollback(store.environment, run, mapping.name)}"
         )
     return manifest

@@ -18,6 +18,7 @@ from accession.errors import MappingError
 
 FIRST_SEEN = "first_seen"
 MAPPINGS = Path(__file__).parent.parent / "mappings"
+HOME_LIBRARY = "book_library"  # the mapping that make takes where none is named
 
 # A default is a value that SQLite could hold (sqlite.org "Datatypes In SQLite": 64 bits with a sign).
 MAX_INTEGER = 2**63 - 1

@@ -66,7 +66,7 @@ def _record_end(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended
     commits = status == "verified" or (status == "unchanged" and facts.records_changed and not owns)
     closes = owns and (commits or not facts.executed)
     if owns and not closes:
-        commands = show_commands(manifest.environment, manifest.run)
+        commands = show_commands(manifest.environment, manifest.run, manifest.mapping)
         reason = f"{(reason or status).rstrip('.')}. The target stays open; finish it or undo it:\n{commands}"
     report = facts.build(ended, status, reason, is_open=owns and not closes)
     artifacts = {

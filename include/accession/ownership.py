@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from accession.dynamodb import REQUEST_TIMEOUT_SECONDS
 from accession.errors import FencedError, RefusedError
+from accession.mapping import HOME_LIBRARY
 from accession.params import LOCAL_ENVIRONMENTS
 from accession.state import Open, State, change_state, load_state
 from accession.store import Store
@@ -53,21 +54,26 @@ def refuse_if_taken(store: Store, state: State, run: str | None = None) -> None:
         raise RefusedError(
             f"the target {store.mapping}/{store.environment} is open by run {state.open.run}, which has not ended. "
             f"If it is still at work, wait. If it died, finish it or undo it:\n"
-            f"{show_commands(store.environment, state.open.run)}"
+            f"{show_commands(store.environment, state.open.run, store.mapping)}"
         )
 
 
-def show_commands(environment: str, run: str) -> str:
+def show_commands(environment: str, run: str, mapping: str) -> str:
     """The two commands that help with a target left open by `run`, as they are to be typed."""
-    return f"  make migrate ENVIRONMENT={environment} RESUME={run}\n  {show_rollback(environment, run)}"
+    resume = f"make migrate{_show_mapping(mapping)} ENVIRONMENT={environment} RESUME={run}"
+    return f"  {resume}\n  {show_rollback(environment, run, mapping)}"
 
 
-def show_rollback(environment: str, run: str, **conf: bool | str) -> str:
+def _show_mapping(mapping: str) -> str:
+    return "" if mapping == HOME_LIBRARY else f" MAPPING={mapping}"
+
+
+def show_rollback(environment: str, run: str, mapping: str = HOME_LIBRARY, **conf: bool | str) -> str:
     """The command that undoes `run`, as it is to be typed; it asks nobody, as there is no Airflow UI to answer in."""
     if environment not in LOCAL_ENVIRONMENTS:
         conf["approval"] = "never"
     given = f" CONF='{json.dumps(conf)}'" if conf else ""
-    return f"make rollback RUN={run} ENVIRONMENT={environment}{given}"
+    return f"make rollback{_show_mapping(mapping)} RUN={run} ENVIRONMENT={environment}{given}"
 
 
 def expect_open(store: Store, run: str) -> None:

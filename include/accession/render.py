@@ -116,7 +116,7 @@ def describe_report(report: Report) -> dict[str, Any]:
         "rows": list(_draw_rows(report)),
         "timeline": draw_timeline(report.steps),
         "took": _show_took(report),
-        "undo": show_rollback(report.environment, report.run),
+        "undo": show_rollback(report.environment, report.run, report.mapping),
     }
 
 

@@ -121,7 +121,7 @@ def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, 
         f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
         f"kept. The first is {first['key']} in {first['table']}, all are in {store.uri(rollback_path(manifest.run))}. "
         "The target stays open. To close it and leave them as they are:\n"
-        f"  {show_rollback(manifest.environment, manifest.run, accept_conflicts=True)}"
+        f"  {show_rollback(manifest.environment, manifest.run, manifest.mapping, accept_conflicts=True)}"
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from accession.errors import ConflictError, FencedError, RefusedError, SourceError
+from accession.errors import ConflictError, FencedError, RefusedError, SourceError, TransientError, VerificationError
 from accession.manifest import fetch_backup
-from accession.mapping import MAPPINGS, load_mapping
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.outcome import seal_target, unseal_target
 from accession.ownership import take_over
 from accession.sample import write_sample
@@ -487,3 +487,125 @@ def test_a_backup_is_fetched_whole_until_it_expired_and_says_so_after(
     library.aws.client("s3").delete_object(Bucket=library.bucket, Key=key)
     with pytest.raises(SourceError, match=f"the backup of run {driver.run_name} has expired"):
         fetch_backup(driver.store, driver.manifest, tmp_path / "out")
+
+
+def wait_with_an_edit(library: Library, source: Path, **params: Any) -> tuple[Driver, str]:
+    """A second run, staged and open, that is to change title and genre of book 3; the key of that."""
+    key = ids(run(library, source), "book")[3]
+    edit(source, "UPDATE book SET title = 'Emma II', genre = 'Novel' WHERE id = 3")
+    driver = Driver(library, source, **params)
+    driver.stage_all()
+    driver.plan()
+    driver.open()
+    return driver, key
+
+
+def test_an_undo_lists_what_a_killed_attempt_wrote_and_the_application_then_changed(
+    library: Library, source: Path
+) -> None:
+    driver, key = wait_with_an_edit(library, source)
+    driver.migrate("book")
+    change_target(library, "book", "book_id", key, shelf={"S": "A3"})
+    with pytest.raises(RefusedError, match=key):  # a second attempt, which cannot know how far the first came
+        driver.migrate("book")
+    with pytest.raises(ConflictError, match=key):
+        driver.undo()
+    assert load_state(driver.store).open.run == driver.run_name  # type: ignore[union-attr]
+
+
+def test_an_undo_leaves_alone_what_no_attempt_wrote(library: Library, source: Path) -> None:
+    driver, key = wait_with_an_edit(library, source)
+    change_target(library, "book", "book_id", key, shelf={"S": "A3"})
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=key):
+            driver.migrate("book")
+    assert driver.undo().entities["book"].conflicts == 0
+    assert tables(driver)["book"][key]["shelf"] == {"S": "A3"}
+
+
+def test_a_conflict_met_while_writing_shows_again_though_nothing_else_changed(library: Library, source: Path) -> None:
+    driver, key = wait_with_an_edit(library, source, on_conflict="keep")
+    change_target(library, "book", "book_id", key, genre={"S": "the app's"})
+    driver.migrate_all()
+    for name in driver.mapping.order:
+        driver.verify(name)
+    assert driver.end().status == "verified"
+    again = Driver(library, source, on_conflict="keep").run()
+    assert (again.entities["book"].conflicts, again.status) == (1, "unchanged")
+
+
+def test_a_proof_that_failed_is_no_success_whoever_says_so(library: Library, source: Path) -> None:
+    driver = Driver(library, source)
+    driver.stage_all()
+    driver.plan()
+    driver.open()
+    driver.migrate_all()
+    change_target(library, "book", "book_id", ids(driver, "book")[3], title={"S": "other"})
+    driver.verify("user")
+    with pytest.raises(VerificationError):
+        driver.verify("book")
+    driver.verify("user_book")
+    report = driver.end(is_verified=True)  # as when a person marked the task as a success
+    assert (report.status, report.is_open) == ("failed", True)
+    assert load_state(driver.store).head is None  # type: ignore[union-attr]
+
+
+def test_a_seal_that_failed_is_made_up_for_by_a_retry_of_the_report_but_not_put_back_later(
+    library: Library, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(library, source, seal="cutover")
+    with monkeypatch.context() as patch:
+        patch.setattr("accession.outcome.seal_target", lambda *_: (_ for _ in ()).throw(TransientError("S3 is busy")))
+        with pytest.raises(TransientError):
+            driver.run()
+    assert driver.end().status == "verified"
+    assert load_state(driver.store).sealed.reason == "cutover"  # type: ignore[union-attr]
+    unseal_target(driver.store, "one more delta", "the tests")
+    driver.end()
+    assert load_state(driver.store).sealed is None  # type: ignore[union-attr]
+
+
+def shrink(tmp_path: Path) -> Mapping:
+    """The mapping without user_book."""
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    path = tmp_path / "book_library.yaml"
+    path.write_text(text[: text.index("  user_book:")])
+    return load_mapping(path)
+
+
+def test_an_entity_that_comes_to_the_mapping_is_migrated(library: Library, source: Path, tmp_path: Path) -> None:
+    run(library, source, mapping=shrink(tmp_path))
+    second = run(library, source)
+    assert len(tables(second)["user_book"]) == 12
+    second.undo()
+    assert tables(second)["user_book"] == {}
+
+
+def test_an_entity_cannot_go_from_the_mapping_unseen(library: Library, source: Path, tmp_path: Path) -> None:
+    first = run(library, source)
+    smaller = shrink(tmp_path)
+    for step in (Driver(library, source, mapping=smaller).preflight, Driver(library, source, mapping=smaller).start):
+        with pytest.raises(RefusedError, match="wrote user_book, which the mapping book_library no longer has"):
+            step()
+    undoing = Driver(library, source, mapping=smaller)
+    undoing.run_name = first.run_name
+    with pytest.raises(RefusedError, match="wrote user_book"):
+        undoing.undo()
+    first.undo()
+    assert not any(tables(first).values())
+
+
+def test_a_run_is_not_resumed_with_another_mapping(library: Library, source: Path, tmp_path: Path) -> None:
+    driver = Driver(library, source)
+    driver.stage_all()
+    driver.plan()
+    driver.open()
+    other = tmp_path / "book_library.yaml"
+    other.write_text((MAPPINGS / "book_library.yaml").read_text() + "\n")
+    for mapping, outcome in ((driver.mapping, None), (load_mapping(other), "another version of the mapping")):
+        resumed = Driver(library, source, mapping=mapping, resume=driver.run_name)
+        if outcome is None:
+            resumed.preflight()
+        else:
+            with pytest.raises(RefusedError, match=outcome):
+                resumed.preflight()

@@ -190,6 +190,37 @@ def test_a_fence_stops_its_writer_within_the_check_interval(store: Store) -> Non
     Fence(store, ONE, 2, clock=lambda: now[0]).check()
 
 
+def test_a_fence_counts_from_its_question_not_from_the_answer(store: Store) -> None:
+    open_target(store, ONE, None)
+    now = [0.0]
+
+    class Slow:
+        """A store that answers late, and while it does, the target is taken over."""
+
+        def find(self, path: str) -> Any:
+            found = store.find(path)
+            if now[0] == CHECK_SECONDS and path == "state.json":
+                now[0] += 40
+                take_over(store, ONE)
+            return found
+
+    fence = Fence(Slow(), ONE, 1, clock=lambda: now[0])  # type: ignore[arg-type]
+    fence.check()
+    now[0] = CHECK_SECONDS
+    with pytest.raises(FencedError):
+        fence.check()
+
+
+def test_a_claim_whose_answer_was_lost_is_ours(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What botocore does then: it sends the request again, and is told that the object is there."""
+    put = store.client.put_object
+    monkeypatch.setattr(store.client, "put_object", lambda **request: (put(**request), put(**request)))
+    assert store.claim("lost", b"mine")
+    monkeypatch.undo()
+    assert not store.claim("lost", b"another's")
+    assert store.get("lost") == b"mine"
+
+
 def test_a_fence_stops_at_once_when_the_target_is_closed_or_anothers(store: Store) -> None:
     with pytest.raises(FencedError):
         Fence(store, ONE, 1).check()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from accession.dynamodb import DynamoDB
 from accession.errors import AccessionError, VerificationError
 from accession.sample import write_sample
 from conftest import Library
@@ -97,6 +98,21 @@ def test_an_index_that_does_not_find_an_item_fails_the_proof(written: Driver, mo
     )
     with pytest.raises(AccessionError, match="isbn-index"):
         written.verify("book")
+
+
+def test_an_item_that_the_application_changes_during_the_proof_is_no_fault_of_an_index(
+    written: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples are looked up when the scan is done; by then the application has given the book another ISBN."""
+    asked = DynamoDB.query_keys
+
+    def change_first(self: DynamoDB, table: str, index: str, key_name: str, values: dict[str, Any]) -> list[str]:
+        for item in written.library.scan("book"):
+            update(written, item["book_id"]["S"], "SET isbn = :i", {":i": {"S": f"978{item['book_id']['S'][:8]}"}})
+        return asked(self, table, index, key_name, values)
+
+    monkeypatch.setattr(DynamoDB, "query_keys", change_first)
+    assert written.verify("book").ok
 
 
 def update(driver: Driver, key: str, expression: str, values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from accession.errors import MappingError
-from accession.mapping import MAPPINGS, find_mappings, load_mapping
+from accession.mapping import MAPPINGS, find_mappings, load_mapping, load_mappings
 
 BOOKS = """\
 name: shelf
@@ -194,6 +194,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "entities: the references run in a circle",
     ),
     ({"entities__book__attributes__self": {"column": "s", "references": "book"}}, "run in a circle: book → book"),
+    (
+        {"entities__book__indexes": {"i": ["title"]}, f"{ATTRIBUTE}__default": ""},
+        "indexes.i: title cannot be '' by default",
+    ),
     ({"entities__book__indexes": {"i": []}}, "entities.book: indexes.i: a partition key and at most one sort key"),
     ({"entities__book__indexes": {"i": ["title", "author_id", "title"]}}, "indexes.i: a partition key and at most one"),
     ({"entities__book__indexes": {"i": ["isbn"]}}, "entities.book: indexes.i: isbn is not an attribute"),
@@ -273,3 +277,13 @@ def test_more_parents_than_sqlite_attaches_are_refused(tmp_path: Path) -> None:
         data["entities"]["book"]["attributes"][f"p{number}"] = {"column": f"p{number}", "references": f"p{number}"}
     with pytest.raises(MappingError, match=r"entities.book: refers to 11 entities, and at most 9 are possible"):
         load_mapping(write(tmp_path, yaml.safe_dump(data)))
+
+
+def test_a_file_is_named_as_its_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    monkeypatch.setattr("accession.mapping.MAPPINGS", tmp_path)
+    (tmp_path / "book_library.yaml").write_text(text)
+    assert [mapping.name for mapping in load_mappings()] == ["book_library"]
+    (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(MappingError, match=r"other\.yaml: name: book_library is not the file's name"):
+        list(load_mappings())

@@ -1,5 +1,8 @@
 """The params of a run: every one has its bounds, unknown ones are refused, and the message names the param."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -109,3 +112,33 @@ def test_every_param_has_a_title_a_description_and_a_section(model: type[Migrate
         assert field.get("title"), name
         assert field.get("description", "").endswith("."), name
         assert field.get("section"), name
+
+
+def test_a_resumed_run_goes_on_with_its_own_params_and_what_is_given_now() -> None:
+    first = check_params(MigrateParams, {"write_units_per_second": 500, "app_url": "http://app", "max_rejects": 3})
+    now = check_params(MigrateParams, {"resume": RUN, "on_conflict": "keep", "seal": "cutover"})
+    resumed = first.resume_with(now)
+    assert (resumed.write_units_per_second, resumed.app_url, resumed.max_rejects) == (500, "http://app", 3)
+    assert (resumed.resume, resumed.on_conflict, resumed.seal) == (RUN, "keep", "cutover")
+
+
+def test_what_staging_has_used_up_cannot_be_given_to_a_resume() -> None:
+    first = check_params(MigrateParams, {"max_rejects": 3})
+    first.resume_with(check_params(MigrateParams, {"resume": RUN, "max_rejects": 3}))
+    with pytest.raises(ParamsError, match="param max_rejects: the run to resume was staged with 3: leave it out"):
+        first.resume_with(check_params(MigrateParams, {"resume": RUN, "max_rejects": 4}))
+
+
+@pytest.mark.parametrize(("given", "environment"), [(None, "local"), ("", "local"), ("prod", "prod")])
+def test_where_nobody_fills_in_a_form_airflow_names_the_environment(given: str | None, environment: str) -> None:
+    """As a process of Airflow's finds it: in a process of its own."""
+    variables = {name: value for name, value in os.environ.items() if name != "ACCESSION_ENVIRONMENT"}
+    code = "from accession.params import MigrateParams; print(MigrateParams().environment)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=variables | ({"ACCESSION_ENVIRONMENT": given} if given is not None else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == environment

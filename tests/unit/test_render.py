@@ -242,6 +242,14 @@ def test_rejects_are_shown_up_to_a_bound_and_the_full_list_is_named(number: int,
     assert more in text
 
 
+def test_of_a_list_that_is_cut_the_rest_is_counted_by_the_report() -> None:
+    report = make_report(rejects={"user_book": {"new": 700, "remaining": 50, "resolved": 0}})
+    cut = write_rejects(SHOWN)[:-30]
+    text = render(report, cut).text
+    assert text.count("refers to no book") == SHOWN - 1
+    assert "And 551 more." in text
+
+
 def test_a_held_reject_and_what_became_of_earlier_ones_are_told() -> None:
     since = {"user_book": {"new": 1, "remaining": 2, "resolved": 3}}
     text = render(make_report(rejects=since), write_rejects(1, held="yes")).text

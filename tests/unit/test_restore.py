@@ -1,5 +1,6 @@
 """A restored source is exactly the backup, what stood there before is kept together, and a failure changes nothing."""
 
+import errno
 import os
 import sqlite3
 import stat
@@ -131,6 +132,24 @@ def test_refused_while_another_process_has_it(path: Path, backup: Path, taken: S
         assert everything(path.parent) == before
     restore_source(backup, path, taken.sha256, ROWS)
     assert count_rows(path, ["user"]) == {"user": 1}
+
+
+def test_a_file_that_cannot_be_moved_stays(
+    path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(path, "DELETE FROM user")
+    before = everything(path.parent)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self == path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SourceError):
+        restore_source(backup, path, taken.sha256, ROWS)
+    assert everything(path.parent) == before
 
 
 def test_a_process_that_opens_the_file_at_the_last_moment(

@@ -1,0 +1,85 @@
+"""S3 as people meet it: what it refuses is one sentence of the right class, and nothing of theirs is overwritten."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, CredentialRetrievalError, UnauthorizedSSOTokenError
+
+from accession.errors import AccessError, AccessionError, StoreError, TransientError
+from accession.store import Store, fetch_object, place_object
+from conftest import Library
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "backup.db"
+    path.write_bytes(b"the backup")
+    return path
+
+
+def fail_with(client: Any, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request of the client fails so, before it leaves."""
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    client.meta.events.register_first("before-send.s3", fail)
+
+
+def refuse(code: str, status: int = 403) -> ClientError:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (refuse("AccessDenied"), AccessError, "access denied"),
+        (refuse("SlowDown", 503), TransientError, "S3 is busy"),
+        (UnauthorizedSSOTokenError(), AccessError, "the AWS credentials do not work .* log in again"),
+        (CredentialRetrievalError(provider="sso", error_msg="expired"), AccessError, "log in again"),
+    ],
+    ids=["denied", "busy", "logged out", "expired"],
+)
+@pytest.mark.parametrize("use", ["upload", "download", "find", "hash", "fetch a source", "place a source"])
+def test_an_error_of_s3_is_a_sentence(
+    library: Library, file: Path, error: Exception, kind: type[AccessionError], message: str, use: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    client = library.aws.client("s3", region_name=library.aws.region)
+    store = Store(client, library.bucket, "book_library", library.environment)
+    uri = f"s3://{library.bucket}/site.db"
+    uses: dict[str, Callable[[], Any]] = {
+        "upload": lambda: store.upload("x", file),
+        "download": lambda: store.download("x", file),
+        "find": lambda: store.find("x"),
+        "hash": lambda: store.hash("x"),
+        "fetch a source": lambda: fetch_object(client, uri, file),
+        "place a source": lambda: place_object(client, file, uri),
+    }
+    fail_with(client, error, monkeypatch)
+    with pytest.raises(kind, match=message):
+        uses[use]()
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3:///key"])
+def test_an_address_of_nothing_is_named(library: Library, file: Path, uri: str) -> None:
+    with pytest.raises(StoreError, match="is no address of an object: write s3://bucket/key"):
+        fetch_object(library.aws.client("s3"), uri, file)
+
+
+def test_what_lies_where_a_source_is_put_back_is_kept_aside(library: Library, file: Path) -> None:
+    client = library.aws.client("s3")
+    uri = f"s3://{library.bucket}/app/site.db"
+
+    def read(key: str) -> bytes:
+        body: bytes = client.get_object(Bucket=library.bucket, Key=key)["Body"].read()
+        return body
+
+    assert place_object(client, file, uri) is None
+    for number in (1, 2):
+        client.put_object(Bucket=library.bucket, Key="app/site.db", Body=b"newer %d" % number)
+        assert place_object(client, file, uri) == f"{uri}.aside-{number}"
+        assert read("app/site.db") == b"the backup"
+        assert read(f"app/site.db.aside-{number}") == b"newer %d" % number
