@@ -145,20 +145,14 @@ def list_unended(store: Store, now: datetime | None = None) -> list[Manifest]:
 
 def open_dossier(store: Store, mapping: Mapping, run: str) -> Dossier:
     """What a run has left. Raises StoreError when there is no such run, or what it left is damaged."""
-    try:
-        return _open_dossier(store, mapping, run)
-    except ValueError as error:
-        raise StoreError(f"an artifact of run {run} is damaged: make audit names it.") from error
-
-
-def _open_dossier(store: Store, mapping: Mapping, run: str) -> Dossier:
     manifest = load_manifest(store, run)
-    report = store.find(run_path(run, "report.json"))
-    proofs = run_all(mapping.order, lambda name: store.find(verification_path(run, name)), IN_FLIGHT)
-    proved = {name: Verification.model_validate_json(found.data) for name, found in proofs if found}
+    proofs = run_all(
+        mapping.order, lambda name: store.find_document(verification_path(run, name), Verification), IN_FLIGHT
+    )
+    proved = {name: found for name, found in proofs if found}
     return Dossier(
         manifest=manifest,
-        report=Report.model_validate_json(report.data) if report else None,
+        report=store.find_document(run_path(run, "report.json"), Report),
         plan=find_plan(store, run),
         rollback=find_rollback(store, run),
         verifications=[proved[name] for name in mapping.order if name in proved],
@@ -183,8 +177,7 @@ def find_record(store: Store, report: Report, records: int) -> LogRecord | None:
 
 def find_index(store: Store, run: str, entity: str) -> Index | None:
     """What staging said of an entity, or None when it did not come so far."""
-    found = store.find(index_path(run, entity))
-    return Index.model_validate_json(found.data) if found else None
+    return store.find_document(index_path(run, entity), Index)
 
 
 def peek_rejects(store: Store, run: str, limit: int) -> Iterator[tuple[str, Left]]:

@@ -82,7 +82,8 @@ class Counts(Document):
 
 
 class Index(Document):
-    """`changes/<entity>/index.json`: written last, so that a part without it does not count."""
+    """`changes/<entity>/index.json`: written last, so that a part without it does not count. `attributes` are those
+    that the runs up to this one have written: all others of an item are the application's."""
 
     entity: str
     table: str
@@ -90,6 +91,7 @@ class Index(Document):
     rejects: dict[str, int]
     records_changed: bool
     identity: tuple[tuple[str, ...], ...]
+    attributes: tuple[str, ...] = ()
     id_map: str
     id_map_sha256: str
     parts: list[Part]
@@ -109,7 +111,7 @@ def index_path(run: str, entity: str) -> str:
 
 def load_index(store: Store, run: str, entity: str) -> Index:
     """The index of an entity's parts."""
-    return Index.model_validate_json(store.get(index_path(run, entity)))
+    return store.get_document(index_path(run, entity), Index)
 
 
 def encode_put(key: str, old_key: Any, units: int, checksum: bytes, data: bytes) -> bytes:

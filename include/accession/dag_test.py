@@ -31,6 +31,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d[T ][\d:.,+Z-]+ (?P<level>[A-Z]+) \[(?P<logger>[^\]]*)\] (?P<message>.*)$")
 STARTING = re.compile(r"\[DAG TEST\] starting task_id=(?P<task>\S+) map_index=(?P<index>-?\d+)")
 END = "0000-00-00T00:00:00Z INFO [end] "  # one more record, so that the last one is told too
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 ERROR_CLASS = re.compile(r"^accession\.errors\.\w+: ")
 
 
@@ -68,6 +69,9 @@ def run_dag(
                 if ours:
                     said.append(line)
             returncode = process.wait()
+        if returncode and not said:  # Airflow refused it before any task of ours could say why
+            errors = [line for line in log.read_text().splitlines() if ERROR.match(line)]
+            tell(f"    ! {errors[-1] if errors else 'Airflow did not run it'}")
     return DagTest(returncode == 0, tuple(said), log)
 
 

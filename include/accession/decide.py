@@ -53,9 +53,11 @@ class Decisions:
         dynamodb: DynamoDB,
         id_map: sqlite3.Connection,
         parts: PartWriter,
+        attributes: set[str],
     ) -> None:
         self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, dynamodb, id_map, parts
         self.entity = builder.entity
+        self.ours = attributes | {builder.entity.target.key}
         self.on_conflict, self.deletes = manifest.policy("on_conflict"), manifest.policy("deletes")
         # The tables of a first run were found empty, unless the params say that something may be there.
         self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
@@ -168,12 +170,12 @@ class Decisions:
         self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
 
     def _update(self, pending: Pending, before: TypedItem, is_conflict: bool) -> None:
-        """Attributes that the application added survive: in an item of which not all is ours, those that the mapping
-        does not name."""
+        """Attributes that the application added survive: in an item of which not all is ours, those that no run of ours
+        has written."""
         assert pending.prepared is not None
         recorded = pending.recorded
         keeps = is_conflict or (recorded is not None and recorded.row_checksum is not None)
-        kept = {n: v for n, v in before.items() if n not in self.entity.attributes and n != self.entity.target.key}
+        kept = {name: value for name, value in before.items() if name not in self.ours}
         try:
             merged = self.builder.merge(pending.prepared, kept if keeps else {})
         except Reject as reject:

@@ -57,7 +57,7 @@ def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
     kept: list[Kept] = []
     for path in store.list(run_path(run, f"progress/{entity}/")):
         if path.endswith(".json"):
-            kept += Executed.model_validate_json(store.get(path)).conflicts
+            kept += store.get_document(path, Executed).conflicts
     return kept
 
 

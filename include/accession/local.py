@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from botocore.exceptions import BotoCoreError
 
 from accession.dag_test import LOCAL, DagTest, run_dag
 from accession.deploy import deploy_stacks, find_bucket
 from accession.errors import AccessionError, ParamsError
 from accession.mapping import HOME_LIBRARY, Mapping, load_mappings
 from accession.ministack import start_ministack
-from accession.params import LOCAL_ENVIRONMENTS
+from accession.params import LOCAL_ENVIRONMENTS, MigrateParams, RollbackParams, check_params
 from accession.sample import write_sample
 from accession.store import Store, client_config
 
@@ -43,6 +44,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     if region := os.environ.get("AWS_REGION"):  # which boto3 does not read
         os.environ.setdefault("AWS_DEFAULT_REGION", region)
     try:
+        _check_endpoints()
         return int(options.command(options))
     except ParamsError as error:
         print(f"{error}", file=sys.stderr)
@@ -50,12 +52,21 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except AccessionError as error:
         print(f"{error}", file=sys.stderr)
         return 1
+    except BotoCoreError as error:  # such as a profile that does not exist
+        print(f"AWS could not be asked: {str(error).rstrip('.')}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `make … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _check_endpoints() -> None:
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and value and not value.startswith(("http://", "https://")):
+            raise ParamsError(f"{name} is {value}, which is no address: write http://{value} or https://{value}.")
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -133,8 +144,7 @@ def migrate(options: argparse.Namespace) -> int:
         _merge(conf, "resume", options.resume)
     if options.source or not options.resume:  # a resumed run reads its backup, not the source
         source = _need(options, "source", usage)
-        # Airflow's tasks have a working folder of their own.
-        _merge(conf, "source", source if source.startswith("s3://") else str(Path(source).absolute()))
+        _merge(conf, "source", _make_absolute(source))
     return _run("migrate", _load(options.mapping).name, conf)
 
 
@@ -144,6 +154,8 @@ def rollback(options: argparse.Namespace) -> int:
     conf = _read_conf(options.conf)
     _merge(conf, "environment", _need(options, "environment", usage))
     _merge(conf, "run", _need(options, "run", usage))
+    if place := conf.get("restore_source"):
+        conf["restore_source"] = _make_absolute(str(place))
     return _run("rollback", _load(options.mapping).name, conf)
 
 
@@ -173,6 +185,9 @@ def _run(dag: str, mapping: str, conf: dict[str, Any]) -> int:
         )
     if not conf.get("bucket"):
         conf["bucket"] = _find_bucket(environment, mapping)
+    # Not the run's name: a wrong one gets a better answer, that there is no such run.
+    given = {name: value for name, value in conf.items() if name not in ("run", "resume")}
+    check_params(MigrateParams if dag == "migrate" else RollbackParams, given)
     tell = _Clock()
     tell(f"running `airflow dags test {dag}_{mapping}`")
     return _end(run_dag(f"{dag}_{mapping}", conf, tell=tell))
@@ -205,6 +220,11 @@ def _save_report(done: DagTest, folder: Path) -> Path | None:
     return store.download(f"{where['path']}.html", folder / "report.html")
 
 
+def _make_absolute(place: str) -> str:
+    """An address as Airflow's tasks understand it, which have a working folder of their own."""
+    return place if place.startswith("s3://") else str(Path(place).absolute())
+
+
 def _load(name: str) -> Mapping:
     known = {mapping.name: mapping for mapping in load_mappings()}
     if (name or HOME_LIBRARY) not in known:
@@ -222,7 +242,7 @@ def _need(options: argparse.Namespace, name: str, usage: str) -> str:
 def _read_conf(text: str) -> dict[str, Any]:
     try:
         conf = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ParamsError(f"CONF is not JSON ({error}): write it as CONF='{{\"max_rejects\": 2}}'.") from None
     if not isinstance(conf, dict):
         raise ParamsError("CONF is JSON, but not an object: write it as CONF='{\"max_rejects\": 2}'.")

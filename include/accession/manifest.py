@@ -76,10 +76,10 @@ def run_path(run: str, path: str = "") -> str:
 
 def load_manifest(store: Store, run: str) -> Manifest:
     """The manifest of a run. Raises StoreError when there is no such run."""
-    found = store.find(run_path(run, "manifest.json"))
+    found = store.find_document(run_path(run, "manifest.json"), Manifest)
     if found is None:
         raise StoreError(f"there is no run {run} in {store.uri('runs/')}: see make audit for those there are.")
-    return Manifest.model_validate_json(found.data)
+    return found
 
 
 def start_run(
@@ -146,7 +146,8 @@ def start_run(
 def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
     """Same snapshot, mapping, transforms and policies as the head, and the head kept nothing back."""
     same = (
-        snapshot.sha256 == head.snapshot.sha256
+        not params.seal  # what is to be sealed is proved once more
+        and snapshot.sha256 == head.snapshot.sha256
         and mapping.sha256 == head.mapping_sha256
         and head.transform_version == TRANSFORM_VERSION
         and all(getattr(params, name) == head.params[name] for name in POLICIES)
@@ -166,8 +167,17 @@ def list_entities(store: Store, run: str) -> list[str]:
 
 
 def expect_entities(store: Store, mapping: Mapping, run: str) -> None:
-    """Raises RefusedError unless the mapping still has every entity of that run: their items would be left behind."""
-    gone = sorted(set(list_entities(store, run)) - set(mapping.order))
+    """Raises RefusedError unless the mapping still has every entity of that run, in its table: else their items would
+    be left behind."""
+    entities = _load_plan(store, run)["entities"]
+    gone = sorted(entities.keys() - set(mapping.order))
+    for name in entities.keys() - gone:
+        table = mapping.entities[name].table(store.environment)
+        if entities[name]["table"] != table:
+            raise RefusedError(
+                f"run {run} wrote {name} to {entities[name]['table']}, and the mapping says {table} now: put the old "
+                "table back, or undo that run before it moves."
+            )
     if gone:
         raise RefusedError(
             f"run {run} wrote {', '.join(gone)}, which the mapping {mapping.name} no longer has: put back what was "

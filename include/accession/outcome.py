@@ -186,14 +186,13 @@ class _Facts:
         return any(index is not None and index.records_changed for index in self.indexes.values())
 
     def _find_index(self, name: str) -> Index | None:
-        found = self.store.find(index_path(self.manifest.run, name))
-        return Index.model_validate_json(found.data) if found else None
+        return self.store.find_document(index_path(self.manifest.run, name), Index)
 
     def _load_executions(self) -> Iterator[tuple[str, Executed]]:
         for path in self.paths:
             if "/progress/" in path and path.endswith(".json"):
                 step = path.removesuffix(".json").rsplit(".", 1)[1]
-                yield step, Executed.model_validate_json(self.store.get(path))
+                yield step, self.store.get_document(path, Executed)
 
     def build(self, ended: Ended, status: Status, reason: str | None, is_open: bool) -> Report:
         manifest, plan = self.manifest, self.plan
@@ -234,8 +233,8 @@ class _Facts:
 
     def _find_approval(self) -> str | None:
         """Who approved the run, by the report of an earlier end of it: what is resumed is not asked for again."""
-        found = self.store.find(run_path(self.manifest.run, "report.json"))
-        return Report.model_validate_json(found.data).approved_by if found else None
+        earlier = self.store.find_document(run_path(self.manifest.run, "report.json"), Report)
+        return earlier.approved_by if earlier else None
 
     def _report_entity(self, name: str) -> EntityReport:
         table = self.mapping.entities[name].table(self.manifest.environment)

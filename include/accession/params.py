@@ -109,6 +109,7 @@ class MigrateParams(_Params):
     max_rejects: int = Field(
         0,
         ge=0,
+        le=10**12,
         title="Rejects allowed",
         description="Rows that cannot be migrated are listed with their reason; more than this many refuse the run "
         "before any write.",
@@ -126,6 +127,7 @@ class MigrateParams(_Params):
     write_units_per_second: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         title="Write units per second",
         description="Upper bound for the whole run, shared by its tasks. Empty: as fast as the tables take it.",
         json_schema_extra=SPEED,
@@ -149,8 +151,8 @@ class MigrateParams(_Params):
         min_length=3,
         max_length=500,
         title="Seal (reason)",
-        description="Cutover: when this run ends verified or unchanged, the target is handed over to the application, "
-        "and later runs refuse to write until one unseals it.",
+        description="Cutover: every item is proved, changed or not; when this run ends verified, the target is handed "
+        "over to the application, and later runs refuse to write until one unseals it.",
         json_schema_extra=OPERATE,
     )
     unseal: str | None = Field(

@@ -69,13 +69,12 @@ class Plan(Document):
 
 def load_plan(store: Store, run: str) -> Plan:
     """The plan of a run. Raises StoreError when it got none."""
-    return Plan.model_validate_json(store.get(run_path(run, "plan.json")))
+    return store.get_document(run_path(run, "plan.json"), Plan)
 
 
 def find_plan(store: Store, run: str) -> Plan | None:
     """The plan of a run, or None when it did not come so far."""
-    found = store.find(run_path(run, "plan.json"))
-    return Plan.model_validate_json(found.data) if found else None
+    return store.find_document(run_path(run, "plan.json"), Plan)
 
 
 def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:

@@ -10,7 +10,7 @@ from accession.mapping import Attribute, Entity, Mapping
 from accession.ownership import refuse_if_taken
 from accession.params import MigrateParams
 from accession.source import check_source
-from accession.state import load_state
+from accession.state import expect_state, load_state
 from accession.store import Store
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,13 @@ def check_table(entity: Entity, environment: str, dynamodb: DynamoDB) -> None:
             raise TargetError(f"index {index} of table {table.name} is {table.index_status[index]}: wait for it.")
         for name in names:
             _check_key_type(table.name, index, name, entity.attributes[name], table.attribute_types.get(name, "S"))
+    for index in table.indexes.keys() - entity.indexes:
+        names = table.indexes[index]
+        if any(name in entity.attributes for name in names):
+            raise TargetError(
+                f"table {table.name} has an index {index} on {', '.join(names)}, which the mapping does not list: "
+                f"add it to the indexes of {entity.name}, so that what it refuses is found before anything is written."
+            )
     logger.info("table %s: active, with %s", table.name, ", ".join(entity.indexes) or "no index that is used")
 
 
@@ -75,6 +82,7 @@ def check_target(mapping: Mapping, params: MigrateParams, store: Store, dynamodb
     if params.resume:
         check_resumable(store, mapping, params.resume)
         return
+    expect_state(store)
     state = load_state(store)
     if state is not None:
         unsealed = state.model_copy(update={"sealed": None}) if params.unseal or params.dry_run else state

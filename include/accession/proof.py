@@ -52,6 +52,6 @@ def problems_path(run: str, entity: str) -> str:
 def load_verifications(store: Store, mapping: Mapping, run: str) -> Iterator[Verification]:
     """The verifications that a run has."""
     for name in mapping.order:
-        found = store.find(verification_path(run, name))
+        found = store.find_document(verification_path(run, name), Verification)
         if found is not None:
-            yield Verification.model_validate_json(found.data)
+            yield found

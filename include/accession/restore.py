@@ -39,6 +39,8 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
         )
     here = [Path(f"{path}{suffix}") for suffix in ("", *SIDE_FILES)]
     here = [file for file in here if os.path.lexists(file)]
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder: name the file in it where the backup is to be put.")
     if here == [path] and digest_file(path) == sha256:
         return RestoreResult(())
     moved: dict[Path, Path] = {}

@@ -58,8 +58,7 @@ def rollback_path(run: str) -> str:
 
 def find_rollback(store: Store, run: str) -> Rollback | None:
     """The last undo of a run, if there was one."""
-    found = store.find(rollback_path(run))
-    return Rollback.model_validate_json(found.data) if found else None
+    return store.find_document(rollback_path(run), Rollback)
 
 
 def take_for_undo(store: Store, run: str) -> State:
@@ -157,6 +156,8 @@ class _Undoing:
     def __init__(self, store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> None:
         expect_entities(store, mapping, manifest.run)
         self.store, self.mapping, self.manifest, self.dynamodb = store, mapping, manifest, dynamodb
+        state = load_state(store)
+        self.is_committed = state is not None and state.head == manifest.run  # then every part was executed
         written = set(list_entities(store, manifest.run))  # the mapping may have got more since
         self.order = [name for name in mapping.order if name in written]
         self.indexes = {name: load_index(store, manifest.run, name) for name in self.order}
@@ -182,7 +183,9 @@ class _Undoing:
 
     def _executed_parts(self, name: str, step: str, op: str) -> Iterator[Part]:
         for part in reversed(self.indexes[name].parts):
-            if getattr(part, op) and was_started(self.store, self.manifest.run, name, part.part, step):
+            if getattr(part, op) and (
+                self.is_committed or was_started(self.store, self.manifest.run, name, part.part, step)
+            ):
                 yield part
 
     def _undo_part(self, name: str, part: Part, op: str) -> None:

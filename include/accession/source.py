@@ -144,6 +144,8 @@ def _inspect(path: Path) -> None:
         raise SourceError(
             f"{path} may not be read by this user: give it read permission on file and folder."
         ) from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
+        raise SourceError(f"{path} cannot be opened ({getattr(error, 'strerror', error)}): check `source`.") from error
     if size == 0:
         raise SourceError(f"{path} is empty (0 bytes): name the file that the application writes.")
     if not head.startswith(MAGIC):

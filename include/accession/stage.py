@@ -42,7 +42,7 @@ from accession.mapping import Entity
 from accession.mapping import Mapping as EntityMapping
 from accession.progress import Progress
 from accession.snapshot import open_snapshot
-from accession.source import find_affinity, quote
+from accession.source import explaining, find_affinity, quote
 from accession.state import load_state
 from accession.store import Store
 
@@ -65,7 +65,7 @@ def stage_entity(
     else:
         with tempfile.TemporaryDirectory(prefix="accession-") as folder:
             staging = _Staging(store, mapping, manifest, name, dynamodb, Path(folder))
-            with staging.files:
+            with staging.files, explaining(Path(manifest.source)):
                 index = staging.stage(id_maps)
     store.claim(index_path(manifest.run, name), index.dump())
     return load_index(store, manifest.run, name)
@@ -100,6 +100,7 @@ class _Staging:
         self.now = manifest.started_at
         self.files = ExitStack()  # open until staging ends, wherever it ends
         self.shares_identity = True
+        self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
         self.width = 1 + len(self.entity.columns) + len(self.entity.references)
 
     def stage(self, id_maps: Mapping[str, str]) -> Index:
@@ -126,7 +127,9 @@ class _Staging:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
         id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
         parts = self.files.enter_context(PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder))
-        self.decisions = Decisions(self.builder, self.table, self.manifest, self.dynamodb, id_map, parts)
+        self.decisions = Decisions(
+            self.builder, self.table, self.manifest, self.dynamodb, id_map, parts, self.attributes
+        )
         self.parents = snapshot
         progress = Progress(f"stage {self.name}", rows, "rows")
 
@@ -157,6 +160,7 @@ class _Staging:
             ),
             rejects=compare_rejects(map_file, head),
             identity=self.entity.identity,
+            attributes=tuple(sorted(self.attributes)),
             records_changed=any(part.writes for part in written) or has_changed(map_file, head),
             id_map=self.store.uri(map_path),
             id_map_sha256=digest,
@@ -170,6 +174,7 @@ class _Staging:
             return None
         index = load_index(self.store, self.manifest.parent, self.name)
         self.shares_identity = bool(set(index.identity) & set(self.entity.identity))
+        self.attributes |= set(index.attributes)
         head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
         met = find_conflicts(self.store, self.manifest.parent, self.name)
         mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
@@ -177,7 +182,7 @@ class _Staging:
 
     def _find_affinity(self, snapshot: sqlite3.Connection) -> str:
         table, key = self.entity.source.table, self.entity.source.key
-        for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_info(?)", (table,)):
+        for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_xinfo(?)", (table,)):
             if name.lower() == key.lower():
                 return find_affinity(declared)
         return ""

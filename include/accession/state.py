@@ -100,12 +100,17 @@ def create_state(store: Store) -> State:
 
     Raises StoreError when it is gone and the register is not: a new namespace would give every row a new id.
     """
-    if store.has(log_path(1)) and not store.has(PATH):
-        raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket. Run make audit.")
+    expect_state(store)
     store.claim(PATH, State(namespace=uuid4()).dump())
     state = load_state(store)
     assert state is not None
     return state
+
+
+def expect_state(store: Store) -> None:
+    """Raises StoreError when the state is gone and the register is not."""
+    if store.has(log_path(1)) and not store.has(PATH):
+        raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket. Run make audit.")
 
 
 def load_state(store: Store) -> State | None:
@@ -123,7 +128,12 @@ def _load(store: Store) -> tuple[State, str] | None:
         ahead = store.find(log_path(state.log_tail.sequence + 1))
         if ahead is None:
             return state, found.etag
-        record = LogRecord.model_validate_json(ahead.data)
+        try:
+            record = LogRecord.model_validate_json(ahead.data)
+        except ValueError:
+            raise StoreError(
+                f"{store.uri(log_path(state.log_tail.sequence + 1))} is damaged: it is no record. Run make audit."
+            ) from None
         if record.previous != state.log_tail.sha256:
             raise StoreError(f"{store.uri(log_path(record.sequence))} does not follow the register. Run make audit.")
         try:

@@ -21,11 +21,13 @@ from boto3.exceptions import Boto3Error, RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from pydantic import BaseModel
 
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
 from accession.wire import NO_CREDENTIALS
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
 CHUNK = 1024 * 1024
@@ -89,6 +91,21 @@ class Store:
         if found is None:
             raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
         return found.data
+
+    def find_document(self, path: str, model: type[M]) -> M | None:
+        """The JSON document at `path`, or None. Raises StoreError when it is damaged."""
+        found = self.find(path)
+        return None if found is None else self._parse(path, model, found.data)
+
+    def get_document(self, path: str, model: type[M]) -> M:
+        """The JSON document at `path`. Raises StoreError when it is damaged or not there."""
+        return self._parse(path, model, self.get(path))
+
+    def _parse(self, path: str, model: type[M], data: bytes) -> M:
+        try:
+            return model.model_validate_json(data)
+        except ValueError:  # not shown: it quotes the document
+            raise StoreError(f"{self.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
 
     def has(self, path: str) -> bool:
         """Whether there is an object at `path`."""

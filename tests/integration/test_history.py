@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from accession.errors import ConflictError, FencedError, RefusedError, SourceError, TransientError, VerificationError
+from accession.errors import (
+    ConflictError,
+    FencedError,
+    RefusedError,
+    SourceError,
+    StoreError,
+    TargetError,
+    TransientError,
+    VerificationError,
+)
 from accession.manifest import fetch_backup
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.outcome import seal_target, unseal_target
@@ -609,3 +618,96 @@ def test_a_run_is_not_resumed_with_another_mapping(library: Library, source: Pat
         else:
             with pytest.raises(RefusedError, match=outcome):
                 resumed.preflight()
+
+
+def test_a_table_does_not_move_under_a_target(library: Library, source: Path, tmp_path: Path) -> None:
+    first = run(library, source)
+    moved = tmp_path / "book_library.yaml"
+    moved.write_text((MAPPINGS / "book_library.yaml").read_text().replace("BookLibrary-Users", "BookLibrary-People"))
+    with pytest.raises(RefusedError, match=r"wrote user to BookLibrary-Users-\w+, and the mapping says .*-People-"):
+        Driver(library, source, mapping=load_mapping(moved)).start()
+    assert run(library, source).end().status == "unchanged"
+    assert first.manifest.run == load_state(first.store).head  # type: ignore[union-attr]
+
+
+def test_an_attribute_that_was_ours_does_not_outlive_its_mapping(
+    library: Library, source: Path, tmp_path: Path
+) -> None:
+    """Not even in an item that also holds the application's own."""
+    key = ids(run(library, source), "user")[1]
+    change_target(library, "user", "user_id", key, shelf={"S": "A3"})
+    edit(source, "UPDATE user SET username = 'renamed' WHERE id = 1")
+    run(library, source, on_conflict="overwrite")
+    renamed = tmp_path / "book_library.yaml"
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    assert "      password_hash: {" in text
+    renamed.write_text(text.replace("      password_hash: {", "      pw: {"))
+    item = tables(run(library, source, mapping=load_mapping(renamed)))["user"][key]
+    assert "password_hash" not in item
+    assert item["shelf"] == {"S": "A3"}
+    assert "pw" in item
+
+
+def test_what_is_to_be_sealed_is_proved_once_more(library: Library, source: Path) -> None:
+    first = run(library, source)
+    sealing = Driver(library, source, seal="cutover")
+    sealing.stage_all()
+    assert sealing.plan().is_empty
+    assert not sealing.manifest.unchanged
+    assert all(len(sealing.index(name).parts) == 1 for name in sealing.mapping.order)  # so that no task is skipped
+    sealing.open()
+    sealing.migrate_all()
+    delete_in_target(library, "book", "book_id", ids(first, "book")[3])
+    for name in sealing.mapping.order:
+        sealing.verify(name)
+    report = sealing.end()
+    assert (report.status, report.entities["book"].drifted) == ("verified", 1)
+
+
+def test_the_undo_of_a_committed_run_needs_no_marks(library: Library, source: Path) -> None:
+    driver = run(library, source)
+    for path in list(driver.store.list(f"runs/{driver.run_name}/progress/")):
+        library.aws.client("s3").delete_object(Bucket=library.bucket, Key=driver.store.prefix + path)
+    driver.undo()
+    assert not any(tables(driver).values())
+
+
+@pytest.mark.parametrize("path", ["manifest.json", "plan.json", "changes/book/index.json"])
+def test_a_damaged_document_is_named(library: Library, source: Path, path: str) -> None:
+    driver = Driver(library, source)
+    driver.stage_all()
+    driver.plan()
+    driver.store.put(f"runs/{driver.run_name}/{path}", b'{"run": "secret"}')
+    with pytest.raises(StoreError, match=f"{path} is damaged: it is not as it was written") as raised:
+        driver.plan()
+        driver.migrate("book")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_state_that_was_removed_is_named_before_anything_else(library: Library, source: Path) -> None:
+    driver = run(library, source)
+    library.aws.client("s3").delete_object(Bucket=library.bucket, Key=f"{driver.store.prefix}state.json")
+    with pytest.raises(StoreError, match=r"state\.json was removed: restore its last version"):
+        Driver(library, source).preflight()
+
+
+def test_an_index_that_the_mapping_does_not_list_is_named(library: Library, source: Path, tmp_path: Path) -> None:
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    assert "    indexes:\n      isbn-index: [isbn]\n" in text
+    without = tmp_path / "book_library.yaml"
+    without.write_text(text.replace("    indexes:\n      isbn-index: [isbn]\n", ""))
+    with pytest.raises(TargetError, match="has an index isbn-index on isbn, which the mapping does not list"):
+        Driver(library, source, mapping=load_mapping(without)).preflight()
+
+
+def test_what_sqlite_refuses_while_staging_is_a_sentence(library: Library, source: Path) -> None:
+    edit(
+        source,
+        "ALTER TABLE book RENAME TO book_table",
+        "CREATE VIEW book AS SELECT id, isbn, json_extract(title, '$') title, author, genre, cover_image_url, "
+        "description FROM book_table",
+    )
+    driver = Driver(library, source)
+    driver.start()
+    with pytest.raises(SourceError, match="malformed JSON"):
+        driver.stage("book")

@@ -7,6 +7,7 @@ import pytest
 
 from accession import local
 from accession.dag_test import DagTest, choose_lines
+from accession.mapping import MAPPINGS
 
 LOG = """\
 2026-01-05T12:00:00.1Z WARNING [py.warnings] Could not import graphviz.
@@ -153,3 +154,57 @@ def test_bucket_in_conf_wins_and_a_dry_run_asks_nobody(runs: list[Any], monkeypa
 def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "run_dag", lambda *_, **__: DagTest(False, (), Path("log")))
     assert local.main(["migrate", "--source", "x", "--environment", "dev", "--conf", '{"bucket": "b12"}']) == 1
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ('{"on_conflict": "keeep"}', "param on_conflict: should be 'refuse', 'keep' or 'overwrite'"),
+        ('{"max_rejects": "many"}', "param max_rejects: "),
+        ('{"max_rejects": NaN}', "param max_rejects: "),
+        ('{"max_rejects": 9223372036854775808}', "param max_rejects: "),
+        ('{"bucket": 5}', "param bucket: "),
+        ('{"sauce": 1}', "param sauce: there is no such param"),
+        ("[" * 5000, "CONF is not JSON"),
+    ],
+)
+def test_a_wrong_param_is_named_before_airflow_starts(
+    runs: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], conf: str, message: str
+) -> None:
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert local.main(["migrate", "--source", "site.db", "--environment", "dev", "--conf", conf]) == 2
+    assert message in capsys.readouterr().err
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "message"),
+    [
+        ({"AWS_ENDPOINT_URL": "localhost:4566"}, [], "AWS_ENDPOINT_URL is localhost:4566, which is no address"),
+        ({"AWS_PROFILE": "nope"}, [], "AWS could not be asked: The config profile (nope) could not be found"),
+        ({}, ["--mapping", "nope"], "MAPPING=nope: there is no such mapping, known are book_library"),
+    ],
+)
+def test_what_is_wrong_around_a_command_is_a_sentence(
+    runs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert local.main(["migrate", "--source", "site.db", "--environment", "dev", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_another_mapping_is_another_dag(runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.yaml").write_text(
+        (MAPPINGS / "book_library.yaml").read_text().replace("name: book_library", "name: other")
+    )
+    monkeypatch.setattr("accession.mapping.MAPPINGS", tmp_path)
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert local.main(["migrate", "--source", "s", "--environment", "dev", "--mapping", "other"]) == 0
+    assert local.main(["rollback", "--run", "r", "--environment", "dev", "--mapping", "other"]) == 0
+    assert [run[0] for run in runs] == ["migrate_other", "rollback_other"]
