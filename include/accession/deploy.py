@@ -56,6 +56,12 @@ def deploy_stacks(
     Safe to repeat. Raises AccessError (credentials, a missing permission), RefusedError (a stack or a set of tables
     that a person must look at first), TargetError (tables not as the mapping says, a stack that failed).
     """
+    folded = environment.lower().replace("_", "-")
+    if folded != environment:
+        raise RefusedError(
+            f"environment {environment} would share stacks and bucket with {folded}, as their names are lower case and "
+            f"without underscores: call it {folded}."
+        )
     with _explain():
         partition, account, region = _find_account(session)
         cloudformation = session.client("cloudformation")

@@ -134,7 +134,7 @@ class MigrateParams(_Params):
     )
     app_url: str | None = Field(
         None,
-        pattern=r"^https?://",
+        pattern=r"^https?://\S+$",
         title="Application's URL",
         description="Asked with GET when everything is written; must answer below 400.",
         json_schema_extra=TARGET,

@@ -259,3 +259,21 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     with pytest.raises(AccessionError, match="BookLibrary-Books-prod"):
         database.describe_table("BookLibrary-Books-prod")
     assert os.environ["AWS_ENDPOINT_URL"] == strict.endpoint
+
+
+@pytest.mark.parametrize("environment", ["a_b", "A-B"])
+def test_an_environment_that_would_share_anothers_stacks_is_refused(aws: LocalAws, environment: str) -> None:
+    with pytest.raises(RefusedError, match="would share stacks and bucket with a-b"):
+        deploy_stacks(load_mapping(MAPPINGS / "book_library.yaml"), environment, boto3.Session())
+
+
+def test_the_tables_of_another_mapping_are_its_owners(aws: LocalAws, fresh: str, tmp_path: Path) -> None:
+    text = (MAPPINGS / "book_library.yaml").read_text().replace("name: book_library", "name: other")
+    path = tmp_path / "other.yaml"
+    path.write_text(text.replace("BookLibrary-", "Other-"))
+    with pytest.raises(RefusedError, match="the tables of other are not there"):
+        deploy_stacks(load_mapping(path), fresh, boto3.Session())
+    path.write_text(text)
+    deploy_stacks(load_mapping(MAPPINGS / "book_library.yaml"), fresh, boto3.Session())
+    made = deploy_stacks(load_mapping(path), fresh, boto3.Session())
+    assert (made.tables, made.bucket) == ("left alone", f"accession-000000000000-us-east-1-other-{fresh}")
