@@ -116,7 +116,7 @@ test-stack: $(READY) ## the stack for real: a run, a restart, a killed worker (n
 BENCH := tests/bench/.venv/.ready
 
 .PHONY: bench
-bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (half an hour; QUICK=1: ten minutes, small numbers)
+bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (20 minutes; QUICK=1: small numbers)
 	@$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick)
 
 $(BENCH): tests/bench/requirements.lock

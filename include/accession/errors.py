@@ -8,7 +8,7 @@
     │   ├── TargetError       a DynamoDB table or index is missing or keyed otherwise
     │   ├── AccessError       no credentials, or a permission is missing (named)
     │   ├── StoreError        the bucket is missing or does not honour conditional writes, an artifact is damaged
-    │   ├── RefusedError      a policy or the state of the target says no; nothing was written
+    │   ├── RefusedError      a policy or the state of the target says no
     │   ├── FencedError       another run, resume or undo owns the target now; this writer stopped
     │   ├── VerificationError the tables do not hold what the ID maps say
     │   └── ConflictError     an undo met work of the application, listed and kept; the target stays open
@@ -51,7 +51,7 @@ class StoreError(PermanentError):
 
 
 class RefusedError(PermanentError):
-    """A policy or the state of the target says no; nothing was written."""
+    """A policy or the state of the target says no."""
 
 
 class FencedError(PermanentError):

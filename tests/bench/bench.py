@@ -1,6 +1,6 @@
 """The bench: every contender in its own process, in turn, several rounds; prints tables and verdicts.
 
-    make bench            half an hour on two cores; writes docs/bench (numbers, tables, charts) and README's table
+    make bench            20 minutes on two cores; writes docs/bench (numbers, tables, charts) and README's table
     make bench QUICK=1    ten minutes: small numbers, prints only
 
 Exit 1 when a bar is not met.
