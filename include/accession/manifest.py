@@ -154,22 +154,22 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     )
     if not same:
         return False
-    report = orjson.loads(store.get(run_path(head.run, "report.json")))  # with the conflicts met while writing
+    report = _load(store, head.run, "report.json")  # with the conflicts met while writing
     return not any(
         entity["kept_back"] or report["entities"][name]["conflicts"]
-        for name, entity in _load_plan(store, head.run)["entities"].items()
+        for name, entity in _load(store, head.run, "plan.json")["entities"].items()
     )
 
 
 def list_entities(store: Store, run: str) -> list[str]:
     """The entities that a run was made of."""
-    return list(_load_plan(store, run)["entities"])
+    return list(_load(store, run, "plan.json")["entities"])
 
 
 def expect_entities(store: Store, mapping: Mapping, run: str) -> None:
     """Raises RefusedError unless the mapping still has every entity of that run, in its table: else their items would
     be left behind."""
-    entities = _load_plan(store, run)["entities"]
+    entities = _load(store, run, "plan.json")["entities"]
     gone = sorted(entities.keys() - set(mapping.order))
     for name in entities.keys() - gone:
         table = mapping.entities[name].table(store.environment)
@@ -185,9 +185,14 @@ def expect_entities(store: Store, mapping: Mapping, run: str) -> None:
         )
 
 
-def _load_plan(store: Store, run: str) -> dict[str, Any]:
-    plan: dict[str, Any] = orjson.loads(store.get(run_path(run, "plan.json")))
-    return plan
+def _load(store: Store, run: str, name: str) -> dict[str, Any]:
+    """A document of a later step, of which only a few fields are wanted here."""
+    path = run_path(run, name)
+    try:
+        document: dict[str, Any] = orjson.loads(store.get(path))
+    except orjson.JSONDecodeError:
+        raise StoreError(f"{store.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
+    return document
 
 
 def fetch_backup(store: Store, manifest: Manifest, folder: Path) -> Path:

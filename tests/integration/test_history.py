@@ -684,6 +684,13 @@ def test_a_damaged_document_is_named(library: Library, source: Path, path: str) 
     assert "secret" not in str(raised.value)
 
 
+def test_a_damaged_plan_of_the_head_is_named(library: Library, source: Path) -> None:
+    driver = run(library, source)
+    driver.store.put(f"runs/{driver.run_name}/plan.json", b"{")
+    with pytest.raises(StoreError, match=r"plan\.json is damaged"):
+        Driver(library, source).preflight()
+
+
 def test_a_state_that_was_removed_is_named_before_anything_else(library: Library, source: Path) -> None:
     driver = run(library, source)
     library.aws.client("s3").delete_object(Bucket=library.bucket, Key=f"{driver.store.prefix}state.json")
