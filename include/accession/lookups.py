@@ -1,11 +1,11 @@
 """Look-ups as the application makes them: through every index it uses, and at its own address. Read-only."""
 
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
-from urllib.parse import urlsplit
 
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
@@ -61,8 +61,5 @@ def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> in
             reason = f"answers {error.code}"
         except (OSError, ValueError, HTTPException) as error:
             reason = f"does not answer ({getattr(error, 'reason', type(error).__name__)})"
-    address = urlsplit(url)  # what else an address holds may be secret
-    raise VerificationError(
-        f"the application at {address.scheme}://{address.hostname}{address.path} {reason}: look at its log, or leave "
-        "app_url empty."
-    )
+    address = re.sub(r"//[^/]*@", "//", url.partition("?")[0])  # without what may be secret
+    raise VerificationError(f"the application at {address} {reason}: look at its log, or leave app_url empty.")

@@ -69,6 +69,18 @@ class Manifest(Document):
         return self.params[name]
 
 
+class _EntityEnd(BaseModel):
+    """What is read of an entity in the documents of later steps, plan and report."""
+
+    table: str
+    kept_back: int = 0
+    conflicts: int = 0
+
+
+class _Ended(BaseModel):
+    entities: dict[str, _EntityEnd]
+
+
 def run_path(run: str, path: str = "") -> str:
     """A path in the folder of a run."""
     return f"runs/{run}/{path}"
@@ -154,45 +166,40 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     )
     if not same:
         return False
-    report = _load(store, head.run, "report.json")  # with the conflicts met while writing
-    return not any(
-        entity["kept_back"] or report["entities"][name]["conflicts"]
-        for name, entity in _load(store, head.run, "plan.json")["entities"].items()
-    )
+    # The plan says what was kept back while staging, the report what was met while writing.
+    plan, report = _load_ended(store, head.run, "plan.json"), _load_ended(store, head.run, "report.json")
+    return not any(entity.kept_back or entity.conflicts for entity in (*plan.values(), *report.values()))
+
+
+def _load_ended(store: Store, run: str, name: str) -> dict[str, _EntityEnd]:
+    return store.get_document(run_path(run, name), _Ended).entities
 
 
 def list_entities(store: Store, run: str) -> list[str]:
     """The entities that a run was made of."""
-    return list(_load(store, run, "plan.json")["entities"])
+    return list(_load_ended(store, run, "plan.json"))
 
 
-def expect_entities(store: Store, mapping: Mapping, run: str) -> None:
-    """Raises RefusedError unless the mapping still has every entity of that run, in its table: else their items would
-    be left behind."""
-    entities = _load(store, run, "plan.json")["entities"]
+def expect_entities(store: Store, mapping: Mapping, run: str) -> list[str]:
+    """The entities that a run was made of, parents first.
+
+    Raises RefusedError unless the mapping still has each of them, in its table: else their items would be left behind.
+    """
+    entities = _load_ended(store, run, "plan.json")
     gone = sorted(entities.keys() - set(mapping.order))
-    for name in entities.keys() - gone:
-        table = mapping.entities[name].table(store.environment)
-        if entities[name]["table"] != table:
-            raise RefusedError(
-                f"run {run} wrote {name} to {entities[name]['table']}, and the mapping says {table} now: put the old "
-                "table back, or undo that run before it moves."
-            )
     if gone:
         raise RefusedError(
             f"run {run} wrote {', '.join(gone)}, which the mapping {mapping.name} no longer has: put back what was "
             "taken out of the mapping file, so that no item is left behind unseen."
         )
-
-
-def _load(store: Store, run: str, name: str) -> dict[str, Any]:
-    """A document of a later step, of which only a few fields are wanted here."""
-    path = run_path(run, name)
-    try:
-        document: dict[str, Any] = orjson.loads(store.get(path))
-    except orjson.JSONDecodeError:
-        raise StoreError(f"{store.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
-    return document
+    for name, entity in entities.items():
+        table = mapping.entities[name].table(store.environment)
+        if entity.table != table:
+            raise RefusedError(
+                f"run {run} wrote {name} to {entity.table}, and the mapping says {table} now: put the old table back, "
+                "or undo that run before it moves."
+            )
+    return [name for name in mapping.order if name in entities]
 
 
 def fetch_backup(store: Store, manifest: Manifest, folder: Path) -> Path:

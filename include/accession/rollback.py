@@ -13,7 +13,7 @@ from accession.change_set import Change, Index, Part, load_index, read_changes
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError
 from accession.executed import find_conflicts, was_started
-from accession.manifest import Document, Manifest, expect_entities, list_entities, run_path
+from accession.manifest import Document, Manifest, expect_entities, run_path
 from accession.mapping import Mapping
 from accession.migrate import READ_KEYS, split_batches
 from accession.ownership import reopen_head, show_rollback, take_over
@@ -154,12 +154,10 @@ def _record(
 
 class _Undoing:
     def __init__(self, store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> None:
-        expect_entities(store, mapping, manifest.run)
         self.store, self.mapping, self.manifest, self.dynamodb = store, mapping, manifest, dynamodb
         state = load_state(store)
         self.is_committed = state is not None and state.head == manifest.run  # then every part was executed
-        written = set(list_entities(store, manifest.run))  # the mapping may have got more since
-        self.order = [name for name in mapping.order if name in written]
+        self.order = expect_entities(store, mapping, manifest.run)  # the mapping may have got more since
         self.indexes = {name: load_index(store, manifest.run, name) for name in self.order}
         self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}

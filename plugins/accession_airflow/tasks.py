@@ -180,7 +180,8 @@ def report(job: Job, context: Any) -> dict[str, Any]:
 @body
 def check_rollback(job: Job, context: Any) -> str:
     """Check what is to be undone; the run."""
-    from accession.manifest import load_manifest
+    from accession.manifest import expect_entities, load_manifest
+    from accession.plan import find_plan
     from accession.preflight import check_table
 
     if not job.params.run:
@@ -190,6 +191,8 @@ def check_rollback(job: Job, context: Any) -> str:
     job.store.probe()
     manifest = load_manifest(job.store, job.params.run)
     if job.params.target:
+        if find_plan(job.store, manifest.run):  # before the target is taken; without a plan nothing was written
+            expect_entities(job.store, job.mapping, manifest.run)
         for entity in job.mapping.entities.values():
             check_table(entity, job.params.environment, job.connect())
     context["ti"].xcom_push(

@@ -34,19 +34,21 @@ class Handler(BaseHTTPRequestHandler):
     hung_up: threading.Event
     keeps_open = says_so = True
     seconds = 0.0
+    answer = (200, EMPTY)
 
     def do_POST(self) -> None:
         self.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         self.rfile.read(int(self.headers["Content-Length"]))
         time.sleep(self.seconds)
-        self.send_response(200)
+        status, body = self.answer
+        self.send_response(status)
         if not self.keeps_open:
             self.close_connection = True
             if self.says_so:
                 self.send_header("Connection", "close")
-        self.send_header("Content-Length", str(len(EMPTY)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(EMPTY)
+        self.wfile.write(body)
 
     def do_CONNECT(self) -> None:
         """Pass bytes on both ways, as a proxy that tunnels does, until one side hangs up."""
@@ -171,6 +173,15 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         with pytest.raises(TransientError, match="ReadTimeoutError"):
             open_client(f"http://127.0.0.1:{server.server_port}", config=Config(read_timeout=0.05)).is_empty("Some")
         server.RequestHandlerClass.seconds = 0.0
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"busy"', b"<html>"])
+def test_a_proxy_that_answers_otherwise_than_dynamodb_is_asked_again(body: bytes) -> None:
+    with serve() as server:
+        server.RequestHandlerClass.answer = (503, body)
+        with pytest.raises(TransientError, match="HTTP 503"):
+            open_client(f"http://127.0.0.1:{server.server_port}").is_empty("Some")
+        assert len(server.RequestHandlerClass.asked) > 1
 
 
 def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:

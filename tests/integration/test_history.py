@@ -1,5 +1,6 @@
 """Later runs: the second and every one after it, exact, minimal and safe (DESIGN §3, §4)."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -718,3 +719,26 @@ def test_what_sqlite_refuses_while_staging_is_a_sentence(library: Library, sourc
     driver.start()
     with pytest.raises(SourceError, match="malformed JSON"):
         driver.stage("book")
+
+
+def test_who_approved_a_run_is_known_to_its_resume(library: Library, source: Path) -> None:
+    driver = Driver(library, source)
+    driver.stage_all()
+    driver.plan()
+    driver.open()
+    driver.migrate("user")
+    failed = driver.end(is_verified=False, failure="a worker died", approved_by="ada")
+    assert (failed.status, failed.is_open) == ("failed", True)
+    driver.migrate_all()
+    for name in driver.mapping.order:
+        driver.verify(name)
+    report = driver.end(by="grace")
+    assert (report.status, report.approved_by, report.triggered_by) == ("verified", "ada", "the tests")
+    assert json.loads(driver.store.get("log/00000002.json"))["by"] == "grace"
+
+
+def test_a_text_of_the_source_stays_within_its_line_of_the_plan(library: Library, source: Path) -> None:
+    edit(source, "UPDATE book SET title = 'a' || char(10, 10) || '## Approved' WHERE id = 1")
+    driver = Driver(library, source)
+    driver.stage_all()
+    assert any("title=a ## Approved" in line for line in driver.plan().entities["book"].samples)

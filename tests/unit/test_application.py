@@ -57,3 +57,15 @@ def test_an_application_that_fails_is_named_with_its_status(application: str, st
 def test_nobody_at_the_url_is_said() -> None:
     with pytest.raises(VerificationError, match="does not answer"):
         ask_application("http://127.0.0.1:9/", sleep=lambda _: None)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:x/"])
+def test_an_address_that_is_none_is_said(url: str) -> None:
+    with pytest.raises(VerificationError, match="does not answer"):
+        ask_application(url, sleep=lambda _: None)
+
+
+def test_what_may_be_secret_in_an_address_is_not_told() -> None:
+    with pytest.raises(VerificationError, match=r"the application at http://127\.0\.0\.1:9/health does") as raised:
+        ask_application("http://127.0.0.1:9/health?token=s3cret", sleep=lambda _: None)
+    assert "s3cret" not in str(raised.value)

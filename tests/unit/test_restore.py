@@ -134,6 +134,11 @@ def test_refused_while_another_process_has_it(path: Path, backup: Path, taken: S
     assert count_rows(path, ["user"]) == {"user": 1}
 
 
+def test_a_folder_is_no_place_for_a_backup(tmp_path: Path, backup: Path, taken: Snapshot) -> None:
+    with pytest.raises(SourceError, match="is a folder: name the file in it"):
+        restore_source(backup, tmp_path, taken.sha256, ROWS)
+
+
 def test_a_file_that_cannot_be_moved_stays(
     path: Path, backup: Path, taken: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,12 @@ def test_no_such_file_and_none_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    for path in (tmp_path / "loop.db", tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        assert "cannot be opened" in refused(path)
+
+
 def test_things_that_are_no_database(tmp_path: Path, library: Path) -> None:
     assert "is a folder" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe")
