@@ -48,25 +48,25 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 
 .PHONY: demo
 demo: $(READY) ## move a sample home library on an embedded local AWS, prove it, show the report
-	@$(PYTHON) -m accession.local demo
+	@$(PYTHON) -m accession.cli demo
 
 .PHONY: deploy
 deploy: $(READY) ## ENVIRONMENT=dev: create or update tables, bucket and policy in the AWS you are logged in to
-	@$(PYTHON) -m accession.local deploy --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
+	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: migrate
 migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]: one run; exit 0 only when all is well
-	@$(PYTHON) -m accession.local migrate --source "$${SOURCE:-}" --environment "$${ENVIRONMENT:-}" \
+	@$(PYTHON) -m accession.cli migrate --source "$${SOURCE:-}" --environment "$${ENVIRONMENT:-}" \
 	  --conf "$${CONF:-}" --resume "$${RESUME:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: rollback
 rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a finished run
-	@$(PYTHON) -m accession.local rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" \
+	@$(PYTHON) -m accession.cli rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" \
 	  --mapping "$${MAPPING:-}"
 
 .PHONY: audit
 audit: $(READY) ## ENVIRONMENT=dev: verify the register and every artifact, list all runs
-	@$(PYTHON) -m accession.local audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
+	@$(PYTHON) -m accession.cli audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 # The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on Celery workers.
 
@@ -126,7 +126,7 @@ $(BENCH): tests/bench/requirements.lock
 
 .PHONY: ui
 ui: $(READY) ## [PORT=8080]: Airflow with its UI and the audit page, without Docker, until Ctrl-C
-	@$(PYTHON) -m accession.ui --port "$${PORT:-8080}"
+	@$(PYTHON) -m accession.cli.ui --port "$${PORT:-8080}"
 
 # Quality
 

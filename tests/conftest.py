@@ -121,7 +121,7 @@ class Library:
 @pytest.fixture(scope="session")
 def aws() -> Iterator[LocalAws]:
     """MiniStack on a free port, with `os.environ` pointing boto3 at it."""
-    from accession.ministack import start_ministack
+    from accession.cli.ministack import start_ministack
 
     with start_ministack() as ministack, pytest.MonkeyPatch.context() as patch:
         for key, value in ministack.environ.items():

@@ -6,25 +6,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.change_set import Change, Index, load_index, read_changes
-from accession.dynamodb import DynamoDB, client_config
-from accession.id_map import COLUMNS, Entry, open_id_map
-from accession.manifest import Manifest, load_manifest, start_run
-from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.migrate import Executed, migrate_part, remove_items
-from accession.outcome import Ended, end_run
-from accession.ownership import Fence, open_target
+from accession.artifacts.change_set import Change, Index, load_index, read_changes
+from accession.artifacts.execution import Executed
+from accession.artifacts.id_map import COLUMNS, Entry, open_id_map
+from accession.artifacts.manifest import Manifest, load_manifest
+from accession.artifacts.plan import Plan
+from accession.artifacts.report import Report
+from accession.artifacts.rollback import Rollback
+from accession.artifacts.store import Store
+from accession.artifacts.verification import Verification
+from accession.dynamodb.client import DynamoDB
+from accession.dynamodb.retry import client_config
+from accession.items.typed_json import TypedItem
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping.model import Mapping
 from accession.params import MigrateParams, check_params
-from accession.plan import Plan, make_plan, refuse_plan
-from accession.preflight import check_all, check_empty
-from accession.proof import Verification
-from accession.report import Report
-from accession.rollback import Rollback, take_for_undo, undo_run
-from accession.stage import stage_entity
-from accession.state import load_state
-from accession.store import Store
-from accession.typed import TypedItem
-from accession.verify import verify_entity
+from accession.run.backup import start_run
+from accession.run.finish import Ended, end_run
+from accession.run.migrate import migrate_part, remove_items
+from accession.run.plan import make_plan, refuse_plan
+from accession.run.preflight import check_all, check_empty
+from accession.run.rollback import take_for_undo, undo_run
+from accession.run.stage import stage_entity
+from accession.run.verify import verify_entity
+from accession.target.fence import Fence
+from accession.target.ownership import open_target
+from accession.target.state import load_state
 from conftest import Library
 
 BY = "the tests"

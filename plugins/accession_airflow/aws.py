@@ -5,7 +5,7 @@ from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-from accession import dynamodb, store
+from accession import artifacts, dynamodb
 
 CONNECTION = "aws_default"
 
@@ -17,7 +17,7 @@ def connect_dynamodb() -> Any:
 
 def connect_s3() -> Any:
     """An S3 client with the library's retry settings."""
-    return _connect("s3", store.client_config())
+    return _connect("s3", artifacts.client_config())
 
 
 def _connect(service: str, config: Any) -> Any:

@@ -35,7 +35,7 @@ class Job:
 
     def load_manifest(self, run: str) -> Any:
         """The manifest of a run; of one that is resumed, with the params that count now."""
-        from accession.manifest import load_manifest
+        from accession.artifacts import load_manifest
 
         manifest = load_manifest(self.store, run)
         if not self.params.resume:
@@ -45,8 +45,8 @@ class Job:
     def connect(self, run: str | None = None, epoch: int | None = None) -> Any:
         """DynamoDB for reading, or, with an epoch, for writing under the fence."""
         from accession.dynamodb import DynamoDB
-        from accession.executed import Share
-        from accession.ownership import Fence
+        from accession.run import Share
+        from accession.target import Fence
         from accession_airflow.aws import connect_dynamodb
 
         if run is None or epoch is None:
@@ -66,7 +66,7 @@ class Job:
     @contextmanager
     def fetch_source(self) -> Iterator[Path]:
         """The source as a local file."""
-        from accession.store import fetch_object
+        from accession.artifacts import fetch_object
 
         if not self.source.startswith("s3://"):
             yield Path(self.source)
@@ -91,8 +91,7 @@ def body(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _open_job(mapping_name: str, context: Any) -> Job:
-    from accession.manifest import load_manifest
-    from accession.store import Store
+    from accession.artifacts import Store, load_manifest
     from accession_airflow.aws import connect_s3
 
     given = {**context["params"], **(context["dag_run"].conf or {})}

@@ -17,12 +17,11 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from accession import archive, shelf
-from accession.audit import audit_target, show_audit
+from accession.artifacts import run_path
+from accession.audit import audit_target, history, id_map_cache, show_audit
 from accession.errors import AccessionError, StoreError, TransientError
-from accession.manifest import run_path
 from accession.progress import show_seconds
-from accession.render import TEMPLATES, describe_report, find_tone, make_environment
+from accession.run import TEMPLATES, describe_report, find_tone, make_environment
 from accession_airflow.job import BUCKET_VARIABLE
 from accession_airflow.target import NotFoundError, RunName, TargetDep, find_address, index_mappings, list_targets
 
@@ -108,17 +107,17 @@ def find_run(
 
 def show_runs(request: Request, target: TargetDep, before: Annotated[int | None, Query(ge=1)] = None) -> HTMLResponse:
     """The register, newest first."""
-    state = archive.find_state(target.store)
-    last = archive.count_records(target.store, state)
+    state = history.find_state(target.store)
+    last = history.count_records(target.store, state)
     newest = min(before - 1, last) if before else last
-    entries = archive.list_entries(target.store, newest, RUNS_A_PAGE)
+    entries = history.list_entries(target.store, newest, RUNS_A_PAGE)
     return _show(
         request,
         "runs.html",
         target=target,
         state=state,
         entries=entries,
-        unended=archive.list_unended(target.store) if newest == last else [],
+        unended=history.list_unended(target.store) if newest == last else [],
         records=last,
         newer=_link("", before=min(newest + RUNS_A_PAGE, last) + 1) if newest < last else None,
         older=_link("", before=newest - RUNS_A_PAGE + 1) if newest > RUNS_A_PAGE else None,
@@ -128,23 +127,23 @@ def show_runs(request: Request, target: TargetDep, before: Annotated[int | None,
 
 def show_run(request: Request, target: TargetDep, run: RunName) -> HTMLResponse:
     """One run: its verdict, or how far it has come."""
-    dossier = archive.open_dossier(target.store, target.mapping, run)
+    dossier = history.open_dossier(target.store, target.mapping, run)
     report, state = dossier.report, dossier.state
     is_open = state is not None and state.open is not None and state.open.run == run
-    records = archive.count_records(target.store, state)
-    record = archive.find_record(target.store, report, records) if report else None
+    records = history.count_records(target.store, state)
+    record = history.find_record(target.store, report, records) if report else None
     return _show(
         request,
         "run.html",
         target=target,
         dossier=dossier,
         manifest=dossier.manifest,
-        live=archive.watch_run(target.store, target.mapping, dossier) if is_open or not report else None,
+        live=history.watch_run(target.store, target.mapping, dossier) if is_open or not report else None,
         refresh=None if report else REFRESH_SECONDS,
         is_open=is_open,
-        is_undone=report is not None and archive.was_undone(report, dossier.rollback),
+        is_undone=report is not None and history.was_undone(report, dossier.rollback),
         record=record,
-        rejects=list(archive.peek_rejects(target.store, run, FIRST_REJECTS)),
+        rejects=list(history.peek_rejects(target.store, run, FIRST_REJECTS)),
         bucket=target.store.bucket,
         folder=target.store.uri(run_path(run)),
         show_seconds=show_seconds,
@@ -162,7 +161,7 @@ def show_rows(
     page: Page = 1,
 ) -> HTMLResponse:
     """Rejects or kept conflicts of an entity, filtered, a page at a time."""
-    indexes = {name: archive.find_index(target.store, run, name) for name in target.mapping.order}
+    indexes = {name: history.find_index(target.store, run, name) for name in target.mapping.order}
     numbers = {
         name: (index.counts.rejected if kind == "rejects" else index.counts.conflicts) if index else 0
         for name, index in indexes.items()
@@ -170,10 +169,10 @@ def show_rows(
     entity = entity or next((name for name, number in numbers.items() if number), target.mapping.order[0])
     if entity not in indexes:
         raise NotFoundError(f"there is no entity {entity} in the mapping {target.mapping.name}.")
-    index, leaf = indexes[entity], shelf.Leaf([], 0)
+    index, leaf = indexes[entity], id_map_cache.Leaf([], 0)
     if index is not None:
-        with shelf.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
-            query = shelf.list_rejects if kind == "rejects" else shelf.list_kept
+        with id_map_cache.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
+            query = id_map_cache.list_rejects if kind == "rejects" else id_map_cache.list_kept
             leaf = query(id_map, q.strip(), page, LINES_A_PAGE)
     pages = max(-(-leaf.total // LINES_A_PAGE), 1)
     same = {"entity": entity, "kind": kind, "q": q.strip()}
@@ -196,21 +195,21 @@ def show_rows(
 
 def show_ids(request: Request, target: TargetDep, run: RunName, q: Wanted = "") -> HTMLResponse:
     """The ID maps: an old id or a new one, and what it is on the other side."""
-    found: list[shelf.Looked] = []
+    found: list[id_map_cache.Looked] = []
     wanted = q.strip()
     for name in target.mapping.order if wanted else ():
-        index = archive.find_index(target.store, run, name)
+        index = history.find_index(target.store, run, name)
         if index is not None:
-            with shelf.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
-                found += shelf.look_up(id_map, name, wanted)
+            with id_map_cache.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
+                found += id_map_cache.look_up(id_map, name, wanted)
     return _show(request, "ids.html", target=target, run=run, wanted=wanted, found=found)
 
 
 def show_artifacts(request: Request, target: TargetDep, run: RunName, page: Page = 1) -> HTMLResponse:
     """Every artifact of a run with its digest, as the register has it."""
-    dossier = archive.open_dossier(target.store, target.mapping, run)
-    records = archive.count_records(target.store, dossier.state)
-    record = archive.find_record(target.store, dossier.report, records) if dossier.report else None
+    dossier = history.open_dossier(target.store, target.mapping, run)
+    records = history.count_records(target.store, dossier.state)
+    record = history.find_record(target.store, dossier.report, records) if dossier.report else None
     artifacts = sorted(record.artifacts.items()) if record else []
     first = (page - 1) * ARTIFACTS_A_PAGE
     return _show(

@@ -31,8 +31,8 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
 
 def gather_ended(job: Job, context: Any, run: str | None) -> Any:
     """How the run went, as Airflow saw it."""
-    from accession.outcome import Ended
-    from accession.report import Step
+    from accession.artifacts import Step
+    from accession.run import Ended
 
     ti = context["ti"]
     states = _find_states(
@@ -63,8 +63,8 @@ def gather_ended(job: Job, context: Any, run: str | None) -> Any:
 
 def _find_drift(job: Job, run: str) -> Any:
     """Whether the source is still what the backup holds; None when it cannot be read any more."""
-    from accession.manifest import load_manifest
-    from accession.snapshot import source_changed
+    from accession.artifacts import load_manifest
+    from accession.source import source_changed
 
     if job.params.resume:
         return None

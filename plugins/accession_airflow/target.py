@@ -17,10 +17,10 @@ from airflow.utils.session import create_session
 from fastapi import Depends, Path
 from sqlalchemy import select
 
+from accession.artifacts import Store, list_environments
 from accession.errors import AccessionError, StoreError
 from accession.mapping import Mapping, load_mappings
 from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
-from accession.store import Store, list_environments
 from accession_airflow.aws import connect_s3
 from accession_airflow.job import BUCKET_VARIABLE
 

@@ -21,8 +21,7 @@ logger = logging.getLogger(__name__)
 @body
 def preflight(job: Job, context: Any) -> dict[str, str]:
     """Check everything that can be known before."""
-    from accession.outcome import unseal_target
-    from accession.preflight import check_all
+    from accession.run import check_all, unseal_target
 
     started = datetime.now(UTC).isoformat()
     if job.params.resume:
@@ -38,7 +37,7 @@ def preflight(job: Job, context: Any) -> dict[str, str]:
 @body
 def backup(job: Job, context: Any) -> str:
     """Back the source up and name the run; or go on with the run to resume."""
-    from accession.manifest import check_resumable, start_run
+    from accession.run import check_resumable, start_run
 
     if job.params.resume:
         run = check_resumable(job.store, job.mapping, job.params.resume).run
@@ -53,7 +52,7 @@ def backup(job: Job, context: Any) -> str:
 @body
 def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str, str]) -> list[int]:
     """Write the ID map and the change set of one entity; the numbers of its parts."""
-    from accession.stage import stage_entity as stage
+    from accession.run import stage_entity as stage
 
     index = stage(job.store, job.mapping, job.load_manifest(run), name, id_maps, job.connect())
     context["ti"].xcom_push(key="id_map", value=index.id_map)
@@ -63,7 +62,7 @@ def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str,
 @body
 def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Add up the change set; refuse it when the params say so."""
-    from accession.plan import make_plan, refuse_plan, show_plan
+    from accession.run import make_plan, refuse_plan, show_plan
 
     made = make_plan(job.store, job.mapping, job.load_manifest(run))
     logger.info("%s", show_plan(made, samples=False))
@@ -74,10 +73,9 @@ def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
 @body
 def open_run(job: Job, context: Any, run: str) -> int:
     """Take the target, or skip: on a dry run and an empty change set nothing below is to be done."""
-    from accession.ownership import open_target, settle, take_over
-    from accession.plan import load_plan
-    from accession.preflight import check_empty
-    from accession.state import load_state
+    from accession.artifacts import load_plan
+    from accession.run import check_empty
+    from accession.target import load_state, open_target, settle, take_over
 
     manifest = job.load_manifest(run)
     if job.params.resume:
@@ -102,8 +100,8 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
     """Write the puts and updates of one part."""
     from airflow.sdk import get_current_context
 
-    from accession.change_set import load_index
-    from accession.migrate import migrate_part as migrate
+    from accession.artifacts import load_index
+    from accession.run import migrate_part as migrate
 
     parts = load_index(job.store, run, name).parts
     get_current_context()["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
@@ -114,7 +112,7 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
 @body
 def remove_items(job: Job, context: Any, run: str, epoch: int) -> dict[str, int]:
     """Delete what the change set deletes."""
-    from accession.migrate import remove_items as remove
+    from accession.run import remove_items as remove
 
     done = remove(job.store, job.mapping, job.load_manifest(run), job.connect(run, epoch))
     return {"deleted": sum(one.written for one in done), "already": sum(one.already for one in done)}
@@ -123,7 +121,7 @@ def remove_items(job: Job, context: Any, run: str, epoch: int) -> dict[str, int]
 @body
 def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]:
     """Prove one table."""
-    from accession.verify import verify_entity as verify
+    from accession.run import verify_entity as verify
 
     proof = verify(job.store, job.mapping, job.load_manifest(run), name, job.connect())
     return {"verified": proof.verified, "drifted": proof.drifted, "held": proof.held, "unexpected": proof.unexpected}
@@ -132,7 +130,7 @@ def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]
 @body
 def ask_application(job: Job, context: Any) -> int | None:
     """Ask the application's URL, when the params give one; its status."""
-    from accession.lookups import ask_application as ask
+    from accession.run import ask_application as ask
 
     return ask(job.params.app_url) if job.params.app_url else None
 
@@ -140,8 +138,8 @@ def ask_application(job: Job, context: Any) -> int | None:
 @body
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     """Undo the run if something below `open_run` failed and the params say so; else skip."""
-    from accession.ownership import settle, take_over
-    from accession.rollback import undo_run
+    from accession.run import undo_run
+    from accession.target import settle, take_over
 
     if not has_failed(context):
         raise AirflowSkipException("everything succeeded: nothing is to be undone")
@@ -158,8 +156,8 @@ def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
 @body
 def report(job: Job, context: Any) -> dict[str, Any]:
     """End the run: commit or record it, write the report, say what happened; fail unless all is well."""
-    from accession.outcome import end_run
-    from accession.report import GOOD, show_summary
+    from accession.artifacts import GOOD
+    from accession.run import end_run, show_summary
 
     run = context["ti"].xcom_pull(task_ids="backup", key="run")
     ended = gather_ended(job, context, run)
@@ -180,9 +178,8 @@ def report(job: Job, context: Any) -> dict[str, Any]:
 @body
 def check_rollback(job: Job, context: Any) -> str:
     """Check what is to be undone; the run."""
-    from accession.manifest import expect_entities, load_manifest
-    from accession.plan import find_plan
-    from accession.preflight import check_table
+    from accession.artifacts import find_plan, load_manifest
+    from accession.run import check_table, expect_entities
 
     if not job.params.run:
         raise ParamsError("param run: name the run to undo, as its report or make audit does.")
@@ -204,9 +201,9 @@ def check_rollback(job: Job, context: Any) -> str:
 @body
 def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Undo the tables, prove it and close the target."""
-    from accession.manifest import load_manifest
-    from accession.ownership import settle
-    from accession.rollback import take_for_undo, undo_run
+    from accession.artifacts import load_manifest
+    from accession.run import take_for_undo, undo_run
+    from accession.target import settle
 
     if not job.params.target:
         raise AirflowSkipException("the tables are left as they are")
@@ -227,9 +224,8 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
 @body
 def restore_source(job: Job, context: Any, run: str) -> list[str]:
     """Put the run's backup back at the place of the source; what was moved aside."""
-    from accession.manifest import fetch_backup, load_manifest
-    from accession.restore import restore_source as restore
-    from accession.store import place_object
+    from accession.artifacts import fetch_backup, load_manifest, place_object
+    from accession.source import restore_source as restore
 
     place = job.params.restore_source
     if not place:

@@ -15,10 +15,10 @@ from typing import Any
 import boto3
 import orjson
 
-from accession.change_set import load_index, read_lines, split_put
-from accession.mapping import MAPPINGS, load_mapping
-from accession.ministack import start_ministack
-from accession.store import Store, client_config
+from accession.artifacts.change_set import load_index, read_lines, split_put
+from accession.artifacts.store import Store, client_config
+from accession.cli.ministack import start_ministack
+from accession.mapping.load import MAPPINGS, load_mapping
 
 HERE = Path(__file__).parent
 REPO = HERE.parent.parent

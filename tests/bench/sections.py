@@ -14,8 +14,8 @@ import orjson
 from boto3.dynamodb.types import TypeDeserializer
 from lab import Lab, Prepared
 
-from accession.change_set import load_index
-from accession.verify import SEGMENTS
+from accession.artifacts.change_set import load_index
+from accession.run.verify import SEGMENTS
 
 OTHERS = ("put_loop", "batch_writer", "airflow_hook", "awswrangler", "threads")
 BENCH_VENV = {"awswrangler"}

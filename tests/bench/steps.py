@@ -13,19 +13,21 @@ from typing import Any
 
 from measure import measured
 
-from accession.change_set import load_index
-from accession.dynamodb import DynamoDB
-from accession.executed import Share
-from accession.manifest import load_manifest, start_run
-from accession.mapping import MAPPINGS, load_mapping
-from accession.migrate import migrate_part
-from accession.ownership import Fence, open_target
+from accession.artifacts.change_set import load_index
+from accession.artifacts.manifest import load_manifest
+from accession.artifacts.store import Store
+from accession.cli.sample import write_sample
+from accession.dynamodb.client import DynamoDB
+from accession.mapping.load import MAPPINGS, load_mapping
 from accession.params import MigrateParams
-from accession.plan import make_plan
-from accession.sample import write_sample
-from accession.stage import stage_entity
-from accession.store import Store
-from accession.verify import verify_entity
+from accession.run.backup import start_run
+from accession.run.migrate import migrate_part
+from accession.run.plan import make_plan
+from accession.run.share import Share
+from accession.run.stage import stage_entity
+from accession.run.verify import verify_entity
+from accession.target.fence import Fence
+from accession.target.ownership import open_target
 from accession_airflow.aws import connect_dynamodb, connect_s3
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")

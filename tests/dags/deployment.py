@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from accession.dag_test import make_environ
+from accession.cli.airflow_process import make_environ
 
 USER = "curator"
 START_SECONDS = 120.0
@@ -49,7 +49,7 @@ SETTINGS = """
 import airflow.providers.amazon.aws.hooks.base_aws
 import airflow.providers.standard.operators.hitl
 import boto3.session
-import accession.audit, accession.outcome, accession.preflight, accession.verify
+import accession.audit, accession.run
 
 boto3.session.Session()
 

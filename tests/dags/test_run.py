@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from accession.sample import write_sample
+from accession.cli.sample import write_sample
 from conftest import Library, LocalAws, make_library
 
 pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("ignore")]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from accession.cli.sample import write_sample
 from accession.errors import RefusedError
-from accession.ownership import CHECK_SECONDS, take_over
-from accession.sample import write_sample
+from accession.target.ownership import CHECK_SECONDS, take_over
 from conftest import Library
 from driver import Driver
 from faults.proxy import Faults, Proxy

@@ -7,13 +7,14 @@ import sys
 
 import boto3
 
-from accession.dynamodb import DynamoDB, client_config
+from accession.artifacts.manifest import load_manifest
+from accession.artifacts.store import Store
+from accession.dynamodb.client import DynamoDB
+from accession.dynamodb.retry import client_config
 from accession.errors import FencedError
-from accession.manifest import load_manifest
-from accession.mapping import MAPPINGS, load_mapping
-from accession.migrate import migrate_part
-from accession.ownership import Fence
-from accession.store import Store
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.run.migrate import migrate_part
+from accession.target.fence import Fence
 
 
 def main(environment: str, bucket: str, run: str, epoch: str, entity: str) -> int:

@@ -13,24 +13,29 @@ from typing import Any
 import boto3
 import pytest
 
-from accession import local
-from accession.audit import BACKUP_DAYS, Audit, audit_target, show_audit
-from accession.dynamodb import DynamoDB, client_config
+from accession.artifacts.document import run_path
+from accession.artifacts.manifest import Manifest
+from accession.artifacts.report import Report
+from accession.artifacts.store import Store
+from accession.audit.audit import BACKUP_DAYS, Audit, audit_target, show_audit
+from accession.cli import main
+from accession.cli.sample import write_sample
+from accession.dynamodb.client import DynamoDB
+from accession.dynamodb.retry import client_config
 from accession.errors import FencedError, StoreError
-from accession.manifest import Manifest, run_path, start_run
-from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.migrate import migrate_part, remove_items
-from accession.outcome import Ended, end_run, seal_target
-from accession.ownership import Fence, open_target, take_over
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping.model import Mapping
 from accession.params import MigrateParams
-from accession.plan import make_plan
-from accession.report import Report
-from accession.rollback import take_for_undo, undo_run
-from accession.sample import write_sample
-from accession.stage import stage_entity
-from accession.state import log_path
-from accession.store import Store
-from accession.verify import verify_entity
+from accession.run.backup import start_run
+from accession.run.finish import Ended, end_run, seal_target
+from accession.run.migrate import migrate_part, remove_items
+from accession.run.plan import make_plan
+from accession.run.rollback import take_for_undo, undo_run
+from accession.run.stage import stage_entity
+from accession.run.verify import verify_entity
+from accession.target.fence import Fence
+from accession.target.ownership import open_target, take_over
+from accession.target.state import log_path
 
 REPO = Path(__file__).parent.parent.parent
 
@@ -252,12 +257,12 @@ def test_make_audit_fails_when_something_is_damaged(
 ) -> None:
     monkeypatch.setenv("ACCESSION_BUCKET", lived.store.bucket)
     call = ["audit", "--environment", lived.store.environment]
-    assert local.main(call) == 0
+    assert main.main(call) == 0
     assert "is sound: 5 records" in capsys.readouterr().out
     with lived.changed(log_path(2), b"{}"):
-        assert local.main(call) == 1
+        assert main.main(call) == 1
     assert f"The first: {log_path(2)} is altered" in capsys.readouterr().out
-    assert local.main(["audit", "--environment", "elsewhere"]) == 1
+    assert main.main(["audit", "--environment", "elsewhere"]) == 1
     assert "no run was here yet" in capsys.readouterr().err
 
 

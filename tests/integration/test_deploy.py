@@ -12,11 +12,11 @@ import boto3
 import orjson
 import pytest
 
-from accession import dynamodb, store
-from accession.deploy import Deployment, deploy_stacks, find_bucket, name_bucket
+from accession import artifacts, dynamodb
+from accession.cli.deploy import Deployment, deploy_stacks, find_bucket, name_bucket
+from accession.cli.ministack import start_ministack
 from accession.errors import AccessError, AccessionError, RefusedError, TargetError, TransientError
-from accession.mapping import MAPPINGS, load_mapping
-from accession.ministack import start_ministack
+from accession.mapping.load import MAPPINGS, load_mapping
 from conftest import Library, LocalAws, table_definitions
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
@@ -227,30 +227,28 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     assert database.delete_item(books, "book_id", "b1", item("two"))
     assert database.put_absent_item(books, "book_id", item("three"))
 
-    artifacts = store.Store(worker.client("s3", config=store.client_config()), made.bucket, "book_library", "dev")
+    store = artifacts.Store(worker.client("s3", config=artifacts.client_config()), made.bucket, "book_library", "dev")
     with pytest.raises(AccessError, match="access denied"):
-        artifacts.probe()  # over plain HTTP, as everything is here: the bucket takes TLS only
+        store.probe()  # over plain HTTP, as everything is here: the bucket takes TLS only
     strict.client("s3").delete_bucket_policy(Bucket=made.bucket)
-    artifacts.probe()
+    store.probe()
     (tmp_path / "backup").write_bytes(b"rows" * 3_000_000)  # 12 MB: in parts
-    digest = artifacts.upload("backups/x.db", tmp_path / "backup", backup=True)
-    artifacts.refresh("backups/x.db")
+    digest = store.upload("backups/x.db", tmp_path / "backup", backup=True)
+    store.refresh("backups/x.db")
     tags = strict.client("s3").get_object_tagging(Bucket=made.bucket, Key="book_library/dev/backups/x.db")["TagSet"]
     assert tags == [{"Key": "accession", "Value": "backup"}]
-    assert artifacts.hash("backups/x.db") == digest
-    assert list(artifacts.list("backups/")) == ["backups/x.db"]
-    assert artifacts.find("no such thing") is None
+    assert store.hash("backups/x.db") == digest
+    assert list(store.list("backups/")) == ["backups/x.db"]
+    assert store.find("no such thing") is None
 
     def deletes_a_backup() -> None:
-        artifacts.client.delete_object(Bucket=made.bucket, Key="book_library/dev/backups/x.db")
+        store.client.delete_object(Bucket=made.bucket, Key="book_library/dev/backups/x.db")
 
     strict.client("dynamodb").create_table(**table_definitions()[1] | {"TableName": "BookLibrary-Books-prod"})
     for attempt in (
         deletes_a_backup,
-        lambda: artifacts.client.get_object(Bucket=made.bucket, Key="another_mapping/dev/state.json"),
-        lambda: artifacts.client.put_bucket_versioning(
-            Bucket=made.bucket, VersioningConfiguration={"Status": "Suspended"}
-        ),
+        lambda: store.client.get_object(Bucket=made.bucket, Key="another_mapping/dev/state.json"),
+        lambda: store.client.put_bucket_versioning(Bucket=made.bucket, VersioningConfiguration={"Status": "Suspended"}),
         lambda: client.scan(TableName="BookLibrary-Books-prod"),
         lambda: client.delete_table(TableName=books),
     ):

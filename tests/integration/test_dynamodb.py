@@ -9,9 +9,10 @@ import boto3
 import orjson
 import pytest
 
-from accession.dynamodb import DynamoDB, client_config
+from accession.dynamodb.client import DynamoDB
+from accession.dynamodb.retry import client_config
 from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
-from accession.typed import TypedItem
+from accession.items.typed_json import TypedItem
 
 
 @pytest.fixture

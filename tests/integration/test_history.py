@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from accession.artifacts.manifest import fetch_backup
+from accession.cli.sample import write_sample
 from accession.errors import (
     ConflictError,
     FencedError,
@@ -20,12 +22,11 @@ from accession.errors import (
     TransientError,
     VerificationError,
 )
-from accession.manifest import fetch_backup
-from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.outcome import seal_target, unseal_target
-from accession.ownership import take_over
-from accession.sample import write_sample
-from accession.state import load_state
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping.model import Mapping
+from accession.run.finish import seal_target, unseal_target
+from accession.target.ownership import take_over
+from accession.target.state import load_state
 from conftest import Library
 from driver import Driver
 
@@ -565,7 +566,9 @@ def test_a_seal_that_failed_is_made_up_for_by_a_retry_of_the_report_but_not_put_
 ) -> None:
     driver = Driver(library, source, seal="cutover")
     with monkeypatch.context() as patch:
-        patch.setattr("accession.outcome.seal_target", lambda *_: (_ for _ in ()).throw(TransientError("S3 is busy")))
+        patch.setattr(
+            "accession.run.finish.seal_target", lambda *_: (_ for _ in ()).throw(TransientError("S3 is busy"))
+        )
         with pytest.raises(TransientError):
             driver.run()
     assert driver.end().status == "verified"

@@ -12,12 +12,12 @@ from pathlib import Path
 import boto3
 import pytest
 
+from accession.cli.ministack import start_ministack
 from accession.errors import AccessionError
-from accession.ministack import start_ministack
 
 OWNER = """
 import sys, time
-from accession.ministack import start_ministack
+from accession.cli.ministack import start_ministack
 with start_ministack() as ministack:
     print(ministack.pid, flush=True)
     if sys.argv[1] == "raise":

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from accession.errors import SourceError
-from accession.mapping import Mapping, load_mapping
+from accession.mapping.load import load_mapping
+from accession.mapping.model import Mapping
 from conftest import Library, LocalAws, make_library
 from driver import Driver
 

@@ -10,6 +10,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from accession.artifacts.store import Store
+from accession.cli.sample import write_sample
 from accession.errors import (
     AccessError,
     AccessionError,
@@ -19,12 +21,10 @@ from accession.errors import (
     StoreError,
     TargetError,
 )
-from accession.mapping import MAPPINGS, load_mapping
-from accession.outcome import seal_target
-from accession.ownership import open_target
-from accession.sample import write_sample
-from accession.state import create_state
-from accession.store import Store
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.run.finish import seal_target
+from accession.target.ownership import open_target
+from accession.target.state import create_state
 from conftest import Library, LocalAws, table_definitions
 from driver import Driver
 from faults.proxy import Faults, Proxy

@@ -7,9 +7,11 @@ from typing import Any
 import boto3
 import pytest
 
+from accession.artifacts.store import Store
 from accession.errors import FencedError, RefusedError, StoreError
-from accession.ownership import CHECK_SECONDS, Fence, open_target, reopen_head, take_over
-from accession.state import (
+from accession.target.fence import Fence
+from accession.target.ownership import CHECK_SECONDS, open_target, reopen_head, take_over
+from accession.target.state import (
     NO_HASH,
     PATH,
     LogRecord,
@@ -22,7 +24,6 @@ from accession.state import (
     log_path,
     parse_state,
 )
-from accession.store import Store
 
 ONE, TWO = "20260105T120000Z-0000000a", "20260106T120000Z-0000000b"
 

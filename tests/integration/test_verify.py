@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from accession.dynamodb import DynamoDB
+from accession.cli.sample import write_sample
+from accession.dynamodb.client import DynamoDB
 from accession.errors import AccessionError, VerificationError
-from accession.sample import write_sample
 from conftest import Library
 from driver import Driver
 
@@ -91,7 +91,7 @@ def test_an_extra_item_is_reported_where_existing_items_are_kept(library: Librar
 
 def test_an_index_that_does_not_find_an_item_fails_the_proof(written: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index is deleted from the table, as far as the emulator is concerned it has no such index any more."""
-    monkeypatch.setattr("accession.lookups.INDEX_SECONDS", 0.0)
+    monkeypatch.setattr("accession.run.lookups.INDEX_SECONDS", 0.0)
     written.library.aws.client("dynamodb").update_table(
         TableName=written.library.tables["book"],
         GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": "isbn-index"}}],

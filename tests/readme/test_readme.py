@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 import pytest
 
-from accession.mapping import MAPPINGS, load_mapping
-from accession.sample import write_sample
-from accession.state import load_state
-from accession.store import Store
+from accession.artifacts.store import Store
+from accession.cli.sample import write_sample
+from accession.mapping.load import MAPPINGS, load_mapping
+from accession.target.state import load_state
 from conftest import REPO, LocalAws
 
 ELSEWHERE = {
@@ -87,7 +87,7 @@ def shell(aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def open_store(aws: LocalAws) -> Store:
     import boto3
 
-    from accession.deploy import find_bucket
+    from accession.cli.deploy import find_bucket
 
     bucket = find_bucket(ENVIRONMENT, boto3.Session())
     return Store(aws.client("s3"), bucket, load_mapping(MAPPINGS / "book_library.yaml").name, ENVIRONMENT)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from compose import BUCKET, Stack, find_engine
 
-from accession.audit import audit_target
-from accession.sample import write_sample
-from accession.store import Store
+from accession.artifacts.store import Store
+from accession.audit.audit import audit_target
+from accession.cli.sample import write_sample
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -101,7 +101,7 @@ def test_a_restart_keeps_runs_tables_and_artifacts(stack: Stack) -> None:
 
 def test_a_killed_worker_costs_nothing_but_time(stack: Stack, tmp_path: Path) -> None:
     stack.up("WORKERS=2")
-    stack.compose("exec", "-T", "scheduler", "python", "-m", "accession.local", "deploy", "--environment", "dev")
+    stack.compose("exec", "-T", "scheduler", "python", "-m", "accession.cli", "deploy", "--environment", "dev")
     bucket = BUCKET.format(environment="dev")
     source = write_sample(
         tmp_path / "big.db",

@@ -115,7 +115,7 @@ class Day:
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     folder = tmp_path_factory.mktemp("ui") / "ui"
-    command = [sys.executable, "-m", "accession.ui", "--port", "0", "--folder", str(folder)]
+    command = [sys.executable, "-m", "accession.cli.ui", "--port", "0", "--folder", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             url, user, password = read_access(process)

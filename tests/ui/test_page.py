@@ -17,14 +17,14 @@ from urllib.parse import quote
 
 import pytest
 
-from accession.change_set import index_path, load_index
+from accession.artifacts.change_set import index_path, load_index
+from accession.artifacts.document import run_path
+from accession.artifacts.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
+from accession.cli.sample import write_sample
+from accession.commands import show_rollback
 from accession.errors import VerificationError
-from accession.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
-from accession.manifest import run_path
-from accession.migrate import migrate_part
-from accession.ownership import show_rollback
-from accession.sample import write_sample
-from accession.state import PATH, log_path
+from accession.run.migrate import migrate_part
+from accession.target.state import PATH, log_path
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
 
@@ -430,7 +430,7 @@ def test_a_damaged_register_is_shown_as_far_as_it_goes(
 
 
 def test_many_records_are_paged(app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accession.outcome import seal_target
+    from accession.run.finish import seal_target
 
     driver = Driver(library, write_sample(tmp_path / "site.db"), max_rejects=2)
     driver.run()

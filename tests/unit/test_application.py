@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from accession.errors import VerificationError
-from accession.lookups import APP_TRIES, ask_application
+from accession.run.lookups import APP_TRIES, ask_application
 
 
 class Application(http.server.BaseHTTPRequestHandler):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from accession.deploy import TEMPLATES
-from accession.mapping import MAPPINGS, load_mapping
-from accession.store import BACKUP_TAG
+from accession.artifacts.store import BACKUP_TAG
+from accession.cli.deploy import TEMPLATES
+from accession.mapping.load import MAPPINGS, load_mapping
 
 ALL = sorted(TEMPLATES.glob("*.yaml"))
 

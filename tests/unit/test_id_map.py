@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from accession.errors import SourceError
-from accession.id_map import (
+from accession.artifacts.id_map import (
     COLUMNS,
     Entry,
     RejectedRow,
@@ -25,6 +24,7 @@ from accession.id_map import (
     list_rejects,
     open_id_map,
 )
+from accession.errors import SourceError
 
 NEVER = b"\0" * 32
 

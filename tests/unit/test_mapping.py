@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from accession.errors import MappingError
-from accession.mapping import MAPPINGS, find_mappings, load_mapping, load_mappings
+from accession.mapping.load import MAPPINGS, find_mappings, load_mapping, load_mappings
 
 BOOKS = """\
 name: shelf
@@ -281,7 +281,7 @@ def test_more_parents_than_sqlite_attaches_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_named_as_its_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (MAPPINGS / "book_library.yaml").read_text()
-    monkeypatch.setattr("accession.mapping.MAPPINGS", tmp_path)
+    monkeypatch.setattr("accession.mapping.load.MAPPINGS", tmp_path)
     (tmp_path / "book_library.yaml").write_text(text)
     assert [mapping.name for mapping in load_mappings()] == ["book_library"]
     (tmp_path / "other.yaml").write_text(text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from accession.rate import Rate
+from accession.dynamodb.rate import Rate
 
 UNITS = 25.0  # a batch
 LATENCY = 0.01

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from test_render import RUN, make_report
+from test_report_page import RUN, make_report
 
-from accession.report import COLUMNS, GOOD, EntityReport, Report, show_summary
+from accession.artifacts.report import GOOD, EntityReport, Report
+from accession.run.summary import COLUMNS, show_summary
 
 # DESIGN, "report.json": others build on these names.
 STABLE = {

@@ -11,11 +11,11 @@ import pytest
 from second_process import WAIT, WAL_WRITER, die, running
 from test_source import make
 
-from accession import restore
 from accession.errors import SourceError
-from accession.restore import restore_source
-from accession.snapshot import Snapshot, take_snapshot
-from accession.source import count_rows
+from accession.source import restore
+from accession.source.database import count_rows
+from accession.source.restore import restore_source
+from accession.source.snapshot import Snapshot, take_snapshot
 
 ROWS = {"user": 1, "user_book": 2}
 WORSE = (

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from accession.cli.sample import ODD_DATE, write_sample
 from accession.errors import SourceError
-from accession.sample import ODD_DATE, write_sample
 
 
 def rows(path: Path, query: str) -> list[Any]:
@@ -75,7 +75,7 @@ def test_schema_and_dates_are_those_that_sqlalchemy_writes(sample: Path, tmp_pat
 
 def test_same_rows_in_every_process(sample: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
-    script = "import sys, accession.sample as s; s.write_sample(s.Path(sys.argv[1]))"
+    script = "import sys, accession.cli.sample as s; s.write_sample(s.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", script, other], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
     for table in ("user", "book", "user_book"):
         assert rows(sample, f"SELECT * FROM {table} ORDER BY id") == rows(other, f"SELECT * FROM {table} ORDER BY id")

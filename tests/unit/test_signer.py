@@ -13,7 +13,7 @@ from botocore.signers import RequestSigner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.signer import Signer
+from accession.dynamodb.signer import Signer
 
 TARGET = "DynamoDB_20120810.BatchWriteItem"
 

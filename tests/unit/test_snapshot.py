@@ -11,10 +11,11 @@ import pytest
 from second_process import WAIT, WAL_WRITER, die, run, running
 from test_source import SCHEMA, make, state
 
-from accession import snapshot, source
 from accession.errors import SourceError
-from accession.snapshot import open_snapshot, source_changed, take_snapshot
-from accession.source import count_rows
+from accession.source import database as source
+from accession.source import snapshot
+from accession.source.database import count_rows
+from accession.source.snapshot import open_snapshot, source_changed, take_snapshot
 
 INVALID = "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT); INSERT INTO t VALUES "
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from second_process import WAIT, WAL_WRITER, die, run, running
 
-from accession import source
 from accession.errors import SourceError
-from accession.source import check_source, count_rows, quote, reading
+from accession.source import database as source
+from accession.source.database import check_source, count_rows, quote, reading
 
 SCHEMA = """
 CREATE TABLE user (id INTEGER PRIMARY KEY, username VARCHAR(80) NOT NULL UNIQUE, email TEXT, joined DATETIME);
@@ -65,7 +65,7 @@ def as_nobody(path: Path, table: str) -> str:
     return run(
         f"""
 sys.path.insert(0, {str(include)!r})
-from accession.source import count_rows
+from accession.source.database import count_rows
 from accession.errors import SourceError
 from pathlib import Path
 import encodings.idna, urllib.parse

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.mapping import Attribute
-from accession.values import (
+from accession.items.values import (
     CONVERTERS,
     MAX_DEPTH,
     Converter,
@@ -27,6 +26,7 @@ from accession.values import (
     to_number,
     to_string,
 )
+from accession.mapping.model import Attribute
 
 TYPES = [*CONVERTERS, "timestamp"]
 

@@ -1,0 +1,50 @@
+"""The stored plan of a run: `plan.json`."""
+
+from decimal import Decimal
+
+from accession.artifacts.change_set import Counts
+from accession.artifacts.document import Document, run_path
+from accession.artifacts.store import Store
+
+
+class EntityPlan(Document):
+    """One entity's share of the plan."""
+
+    table: str
+    counts: Counts
+    rejects: dict[str, int]
+    kept_back: int
+    samples: list[str]
+
+
+class Plan(Document):
+    """`plan.json`. Read units are those of staging and of the writers; the proof's scan is not in them."""
+
+    run: str
+    entities: dict[str, EntityPlan]
+    writes: int
+    rejected: int
+    conflicts: int
+    write_units: int
+    read_units: float
+    price_usd: Decimal
+    seconds: float
+    records_changed: bool
+    refused: str | None
+    started_at: str
+    ended_at: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.writes == 0
+
+
+def load_plan(store: Store, run: str) -> Plan:
+    """The plan of a run. Raises StoreError when it got none."""
+    return store.get_document(run_path(run, "plan.json"), Plan)
+
+
+def find_plan(store: Store, run: str) -> Plan | None:
+    """The plan of a run, or None when it did not come so far."""
+    return store.find_document(run_path(run, "plan.json"), Plan)

@@ -1,0 +1,97 @@
+"""The report of a run: its numbers (`report.json`, stable: others build on it), its one line, its table for the log."""
+
+from typing import Literal
+
+from accession.artifacts.document import Document, run_path
+from accession.artifacts.manifest import SnapshotRef
+from accession.artifacts.store import Store
+
+Status = Literal["verified", "unchanged", "dry_run", "failed", "rolled_back", "rejected", "refused"]
+GOOD: tuple[Status, ...] = ("verified", "unchanged", "dry_run")
+
+
+class EntityReport(Document):
+    """What became of one entity; numbers of rows or items."""
+
+    table: str
+    source_rows: int = 0
+    put: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    conflicts: int = 0
+    adjusted: int = 0
+    verified: int = 0
+    missing: int = 0
+    mismatched: int = 0
+    drifted: int = 0
+    held: int = 0
+    unexpected: int = 0
+
+
+class Amount(Document):
+    """As planned, and as DynamoDB charged. What a killed attempt consumed is not known and not in it."""
+
+    planned: float
+    consumed: float
+
+
+class Step(Document):
+    """When a step was at work: ISO 8601 in UTC."""
+
+    name: str
+    started_at: str
+    ended_at: str
+
+
+class Report(Document):
+    """`report.json`."""
+
+    run: str
+    airflow_run_id: str
+    mapping: str
+    environment: str
+    status: Status
+    reason: str | None
+    snapshot: SnapshotRef
+    entities: dict[str, EntityReport]
+    rejects: dict[str, dict[str, int]]
+    id_maps: dict[str, str]
+    write_units: Amount
+    price_usd: Amount
+    seconds: dict[str, float]
+    steps: list[Step]
+    triggered_by: str
+    approved_by: str | None
+    source_changed_during_run: bool
+    source_rows_now: dict[str, int] | None
+    parent: str | None
+    is_open: bool
+    started_at: str
+    ended_at: str
+    artifacts: dict[str, str]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The numbers of all entities added up."""
+        names = [name for name in EntityReport.model_fields if name != "table"]
+        return {name: sum(getattr(entity, name) for entity in self.entities.values()) for name in names}
+
+    @property
+    def note(self) -> str:
+        """What the run did, in one line: "3 put, 1 deleted, 25 996 unchanged, verified"."""
+        names = ("put", "updated", "deleted", "unchanged", "rejected", "conflicts", "missing", "mismatched", "drifted")
+        totals = self.totals
+        parts = [f"{totals[name]:,} {name}".replace(",", " ") for name in names if totals[name]]
+        return ", ".join([*parts, self.status.replace("_", " ")])
+
+
+def load_report(store: Store, run: str) -> Report:
+    """Return the report of a run's last end. Raises StoreError if it has none."""
+    return store.get_document(run_path(run, "report.json"), Report)
+
+
+def find_report(store: Store, run: str) -> Report | None:
+    """Return the report of a run's last end, or None before its first."""
+    return store.find_document(run_path(run, "report.json"), Report)

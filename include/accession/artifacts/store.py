@@ -1,0 +1,341 @@
+"""S3: where a target's artifacts lie, and the few ways they are read and written.
+
+    s3://<bucket>/<mapping>/<environment>/
+      state.json  log/<sequence>.json  backups/<sha256>.db
+      runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
+                   verification.json  rollback.json  report.json  report.html
+
+Artifacts are written once (`If-None-Match: *`) and re-used by retries; only state.json is swapped (`If-Match`).
+Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from boto3.exceptions import Boto3Error, RetriesExceededError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from pydantic import BaseModel
+
+from accession.aws import NO_CREDENTIALS
+from accession.errors import AccessError, AccessionError, StoreError, TransientError
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
+CHUNK = 1024 * 1024
+# Two parts of 8 MB at once and a short queue to the disk: boto3's defaults hold up to 80 MB of an upload and 250 MB of
+# a download in memory, so that a task's memory would grow with its file.
+TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=CHUNK, max_io_queue=4)
+DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+MISSING = {"NoSuchKey", "404", "NotFound"}
+CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+def client_config() -> Config:
+    """Retries on purpose: ten attempts in standard mode, whose default is three (botocore, "Retries")."""
+    return Config(retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=60)
+
+
+class Found(NamedTuple):
+    """An object's bytes and its ETag."""
+
+    data: bytes
+    etag: str
+
+
+class Changed(Exception):
+    """The object is not what the condition of the write says."""
+
+
+class Store:
+    """The artifacts of one target. Paths are relative to s3://<bucket>/<mapping>/<environment>/."""
+
+    def __init__(self, client: Any, bucket: str, mapping: str, environment: str) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.mapping = mapping
+        self.environment = environment
+        self.prefix = f"{mapping}/{environment}/" if environment else f"{mapping}/"
+
+    def uri(self, path: str) -> str:
+        """The s3:// address of `path`."""
+        return f"s3://{self.bucket}/{self.prefix}{path}"
+
+    def path(self, uri: str) -> str:
+        """The path of an address made by `uri`. Raises StoreError for an address elsewhere."""
+        base = self.uri("")
+        if not uri.startswith(base):
+            raise StoreError(f"{uri} is not an artifact of {base}: give one that lies there.")
+        return uri.removeprefix(base)
+
+    def find(self, path: str) -> Found | None:
+        """The object at `path`, or None."""
+
+        def fetch() -> Found:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
+            return Found(answer["Body"].read(), answer["ETag"])
+
+        return self._look(path, fetch)
+
+    def get(self, path: str) -> bytes:
+        """The object at `path`. Raises StoreError when it is not there."""
+        found = self.find(path)
+        if found is None:
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
+        return found.data
+
+    def find_document(self, path: str, model: type[M]) -> M | None:
+        """The JSON document at `path`, or None. Raises StoreError when it is damaged."""
+        found = self.find(path)
+        return None if found is None else self._parse(path, model, found.data)
+
+    def get_document(self, path: str, model: type[M]) -> M:
+        """The JSON document at `path`. Raises StoreError when it is damaged or not there."""
+        return self._parse(path, model, self.get(path))
+
+    def _parse(self, path: str, model: type[M], data: bytes) -> M:
+        try:
+            return model.model_validate_json(data)
+        except ValueError:  # not shown: it quotes the document
+            raise StoreError(f"{self.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
+
+    def has(self, path: str) -> bool:
+        """Whether there is an object at `path`."""
+        return self.measure(path) is not None
+
+    def claim(self, path: str, data: bytes) -> bool:
+        """Write an object that must not exist. False, and nothing written, when it does.
+
+        One that holds the same bytes is ours: the answer to an earlier attempt was lost on its way.
+        """
+        try:
+            self._put(path, data, IfNoneMatch="*")
+        except Changed:
+            found = self.find(path)
+            return found is not None and found.data == data
+        return True
+
+    def put(self, path: str, data: bytes) -> str:
+        """Write an object whatever was there; its SHA-256."""
+        self._put(path, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def swap(self, path: str, data: bytes, etag: str) -> None:
+        """Write an object if it still has `etag`. Raises Changed when it does not; nothing is written then."""
+        self._put(path, data, IfMatch=etag)
+
+    def _put(self, path: str, data: bytes, **condition: str) -> None:
+        with self._translated("s3:PutObject", path):
+            for _ in range(5):
+                try:
+                    self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data, **condition)
+                    return
+                except ClientError as error:
+                    code = error.response["Error"]["Code"]
+                    if code in ("PreconditionFailed", "412") or (condition.get("IfMatch") and code in MISSING):
+                        raise Changed(path) from None
+                    if code not in CHANGED:
+                        raise
+            raise TransientError(f"{self.uri(path)} is being written by others all the time: try again later.")
+
+    def upload(self, path: str, file: Path, backup: bool = False) -> str:
+        """Write a file, in parts where it is large, and return its SHA-256."""
+        digest = hash_file(file)
+        with self._translated("s3:PutObject", path):
+            extra = {"Tagging": BACKUP_TAG} if backup else {}
+            self.client.upload_file(str(file), self.bucket, self.prefix + path, ExtraArgs=extra, Config=TRANSFER)
+        return digest
+
+    def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
+        """Fetch an object to `file` and check its digest where one is given. Raises StoreError when it differs."""
+
+        def fetch() -> bool:
+            self.client.download_file(self.bucket, self.prefix + path, str(file), Config=TRANSFER)
+            return True
+
+        if not self._look(path, fetch):
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
+        if sha256 is not None and hash_file(file) != sha256:
+            raise StoreError(f"{self.uri(path)} is damaged: its SHA-256 is not {sha256}. Run make audit.")
+        return file
+
+    def refresh(self, path: str) -> None:
+        """Copy an object onto itself, so that its lifecycle starts anew."""
+        source = {"Bucket": self.bucket, "Key": self.prefix + path}
+        with self._translated("s3:PutObject", path):
+            self.client.copy(
+                source,
+                self.bucket,
+                self.prefix + path,
+                ExtraArgs={"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE", "Tagging": BACKUP_TAG},
+            )
+
+    def list(self, path: str = "") -> Iterator[str]:
+        """Paths of all objects below `path`, in order."""
+        with self._translated("s3:ListBucket", path):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + path)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(self.prefix)
+
+    def list_folders(self, path: str = "", after: str = "") -> Iterator[str]:
+        """Names of the folders right below `path`, in order; those that sort after `after` where it is given."""
+        prefix = self.prefix + path
+        start = {"StartAfter": prefix + after} if after else {}
+        with self._translated("s3:ListBucket", path):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/", **start
+            )
+            for page in pages:
+                for entry in page.get("CommonPrefixes", ()):
+                    yield entry["Prefix"].removeprefix(prefix).rstrip("/")
+
+    def measure(self, path: str) -> int | None:
+        """The size of an object in bytes, or None when it is not there."""
+        head = self._look(path, lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + path))
+        return None if head is None else int(head["ContentLength"])
+
+    def peek(self, path: str, length: int) -> bytes:
+        """The first bytes of an object, at most `length`; none when it is empty or not there."""
+        if not self.measure(path):
+            return b""
+        with self._translated("s3:GetObject", path):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path, Range=f"bytes=0-{length - 1}")
+            data: bytes = answer["Body"].read()
+            return data
+
+    def hash(self, path: str) -> str | None:
+        """SHA-256 of an object in constant memory, or None when it is not there."""
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            for chunk in self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"].iter_chunks(CHUNK):
+                found.update(chunk)
+            return found.hexdigest()
+
+        return self._look(path, digest)
+
+    def probe(self) -> None:
+        """Check that the bucket is there, writable, and honours conditional writes (some look-alikes ignore them).
+
+        Raises StoreError or AccessError. Leaves nothing behind.
+        """
+        path = f"probe/{secrets.token_hex(8)}"
+        self._put(path, b"1")
+        try:
+            if self.claim(path, b"2"):
+                raise StoreError(
+                    f"bucket {self.bucket} ignores If-None-Match, so that two runs could overwrite each other: "
+                    "use Amazon S3, or a store that honours conditional writes."
+                )
+            try:
+                self.swap(path, b"2", '"00000000000000000000000000000000"')
+            except Changed:
+                pass
+            else:
+                raise StoreError(f"bucket {self.bucket} ignores If-Match: use a store that honours conditional writes.")
+        finally:
+            with self._translated("s3:DeleteObject", path):
+                self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
+
+    def _look(self, path: str, call: Callable[[], T]) -> T | None:
+        """What `call` finds at `path`, or None when nothing is there."""
+        with self._translated("s3:GetObject", path):
+            try:
+                return call()
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+
+    def _translated(self, action: str, path: str) -> AbstractContextManager[None]:
+        return translating(action, self.bucket, self.prefix + path)
+
+
+@contextmanager
+def translating(action: str, bucket: str, key: str) -> Iterator[None]:
+    """Raise what boto3 raises as one sentence that a person understands."""
+    try:
+        yield
+    except RetriesExceededError as error:
+        raise translate_error(error.last_exception, action, bucket, key) from error  # type: ignore[attr-defined]
+    except Boto3Error as error:  # raised for another, whose text it repeats
+        raise translate_error(error.__context__ or error, action, bucket, key) from error
+    except (ClientError, BotoCoreError) as error:
+        raise translate_error(error, action, bucket, key) from error
+
+
+def translate_error(error: BaseException, action: str, bucket: str, key: str) -> AccessionError:
+    """What an error of boto3 means to the person who reads it."""
+    if isinstance(error, NoCredentialsError):
+        return AccessError("no AWS credentials were found: set a profile, a role or the connection aws_default.")
+    if isinstance(error, NO_CREDENTIALS):
+        return AccessError(f"the AWS credentials do not work ({type(error).__name__}): log in again, or use others.")
+    if isinstance(error, ParamValidationError):
+        return StoreError(f"s3://{bucket}/{key} is no address of an object: write s3://bucket/key.")
+    if not isinstance(error, ClientError):
+        return TransientError(f"S3 did not answer for bucket {bucket} ({type(error).__name__}): check the endpoint.")
+    code = error.response["Error"]["Code"]
+    if code == "NoSuchBucket":
+        return StoreError(f"bucket {bucket} does not exist: run make deploy first, or give the right bucket.")
+    if code in DENIED:
+        return AccessError(f"access denied ({code}): allow {action} on s3://{bucket}/{key} to the role in use.")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+        return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
+    return StoreError(f"S3 refused {action} on s3://{bucket}/{key}: {code}.")
+
+
+def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
+    """The environments of a mapping that have anything in the bucket, sorted."""
+    return list(Store(client, bucket, mapping, "").list_folders())
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file, in constant memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch_object(client: Any, uri: str, file: Path) -> Path:
+    """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
+    bucket, key = _split(uri)
+    with translating("s3:GetObject", bucket, key):
+        try:
+            client.download_file(bucket, key, str(file), Config=TRANSFER)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in MISSING:
+                raise StoreError(f"{uri} does not exist: check the source.") from error
+            raise
+    return file
+
+
+def place_object(client: Any, file: Path, uri: str) -> str | None:
+    """Upload a file to an s3:// address. What lies there is copied aside first, as `<key>.aside-<n>`; its address."""
+    bucket, key = _split(uri)
+    with translating("s3:ListBucket", bucket, key):
+        taken = {
+            entry["Key"]
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            for entry in page.get("Contents", ())
+        }
+    aside = None
+    with translating("s3:PutObject", bucket, key):
+        if key in taken:
+            aside = next(name for name in (f"{key}.aside-{number}" for number in count(1)) if name not in taken)
+            client.copy({"Bucket": bucket, "Key": key}, bucket, aside)
+        client.upload_file(str(file), bucket, key, Config=TRANSFER)
+    return aside and f"s3://{bucket}/{aside}"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

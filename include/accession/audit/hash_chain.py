@@ -1,0 +1,207 @@
+"""The chain of the register: each record holds the hash of the one before it, and state.json that of the last.
+
+It is followed backwards from state.json: each record must hash to what the one after it says, so the one that was
+altered is named, not its neighbour. What was read on the way is told as lines. Read-only.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from accession.artifacts import Document, Store
+from accession.errors import StoreError
+from accession.target import NO_HASH, PATH, LogRecord, State, log_path, parse_state, roll_forward
+from accession.threads import run_all
+
+IN_FLIGHT = 8
+KEPT = 1000
+
+
+class Damage(Document):
+    """An object that is not as the register says."""
+
+    kind: Literal["altered", "missing", "added"]
+    path: str
+    reason: str
+
+
+class Damages:
+    """What was found damaged: all of it counted, the first thousand kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[Damage] = []
+        self.number = 0
+
+    def add(self, kind: Literal["altered", "missing", "added"], path: str, reason: str) -> None:
+        """One more."""
+        self.number += 1
+        if len(self.kept) < KEPT:
+            self.kept.append(Damage(kind=kind, path=path, reason=reason))
+
+
+class RunLine(Document):
+    """One record of the register. Numbers are those of report.json, at the last end of a run only."""
+
+    sequence: int
+    at: str
+    action: str
+    run: str | None
+    status: str
+    by: str
+    note: str
+    approved_by: str | None = None
+    counts: dict[str, int] | None = None
+    write_units: float | None = None
+    price_usd: float | None = None
+    undone_by: str | None = None
+    backup_expired: bool = False
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the register says, as far as it can be read.
+
+    `state` is rolled forward over a record whose writer died; `objects` counts what the chain must hold. `is_blind`: a
+    record cannot be read, so nothing can be called unknown to the register.
+    """
+
+    state: State | None
+    objects: int
+    is_blind: bool
+    lines: dict[int, RunLine]  # record → line
+    mentions: dict[str, list[int]]  # run → its records, the last one first
+    backup_of: dict[int, str]  # record → path
+    backups: dict[str, str]  # path → the last run that made it anew
+
+
+class _Read(NamedTuple):
+    """A record as it lies there; None when it cannot be read as one. Of its artifacts, which may be many, it has the
+    backup alone."""
+
+    sha256: str
+    record: LogRecord | None
+    is_canonical: bool
+
+
+def follow_chain(store: Store, damages: Damages) -> Chain:
+    """Read state.json and every record; what is not as it was written goes to `damages`. Read-only.
+
+    Raises StoreError when nothing at all lies under the target's prefix.
+    """
+    state = _read_state(store, damages)
+    listed = set(store.list("log/"))
+    last = state.log_tail.sequence if state else max(map(_number, listed), default=0)
+    found = dict(run_all(range(1, last + 2), lambda number: _read_record(store, number), IN_FLIGHT))
+    ahead = found.pop(last + 1)
+    if state and ahead and ahead.record and ahead.is_canonical and ahead.record.previous == state.log_tail.sha256:
+        # Its writer died, or is just about to change state.json: the next one who loads the state makes it good.
+        last += 1
+        found[last] = ahead
+        state = roll_forward(state, ahead.record, store.get(log_path(last)))
+    _check_hashes(found, state.log_tail.sha256 if state else None, damages)
+    for path in sorted(listed - {log_path(number) for number in found}):
+        damages.add("added", path, "the register ends before it" if _number(path) > last else "it is no record")
+    records = {number: read.record for number, read in sorted(found.items(), reverse=True) if read and read.record}
+    if state and not damages.number:
+        _compare_state(state, list(records.values()), damages)
+    return _tell_chain(state, len(found), records)
+
+
+def _read_state(store: Store, damages: Damages) -> State | None:
+    found = store.find(PATH)
+    if found is None:
+        if next(store.list(), None) is None:
+            raise StoreError(f"there is nothing in {store.uri('')}: no run was here yet, or the bucket is another.")
+        damages.add("missing", PATH, "it says who owns the target and where the register ends")
+        return None
+    try:
+        return parse_state(store, found.data)
+    except StoreError:
+        damages.add("altered", PATH, "it does not match its own checksum")
+        return None
+
+
+def _read_record(store: Store, number: int) -> _Read | None:
+    found = store.find(log_path(number))
+    if found is None:
+        return None
+    digest = hashlib.sha256(found.data).hexdigest()
+    try:
+        record = LogRecord.model_validate_json(found.data)
+    except ValueError:
+        return _Read(digest, None, is_canonical=False)
+    backup = {path: sha256 for path, sha256 in record.artifacts.items() if path.startswith("backups/")}
+    return _Read(digest, record.model_copy(update={"artifacts": backup}), record.dump() == found.data)
+
+
+def _check_hashes(found: dict[int, _Read | None], expected: str | None, damages: Damages) -> None:
+    """`expected` is the hash of the last record, None where nobody knows it."""
+    for number, read in sorted(found.items(), reverse=True):
+        path = log_path(number)
+        if read is None:
+            damages.add("missing", path, "the register has later records")
+            expected = None
+            continue
+        if expected is not None and read.sha256 != expected:
+            damages.add("altered", path, f"its SHA-256 is {read.sha256}, the register says {expected}")
+            is_sound = False
+        else:
+            is_sound = read.is_canonical and read.record is not None and read.record.sequence == number
+            if not is_sound:
+                damages.add("altered", path, f"it is not what was written as record {number}")
+        expected = read.record.previous if is_sound and read.record else None
+    if expected not in (None, NO_HASH):
+        damages.add("altered", log_path(1), "it follows a record that is not there")
+
+
+def _compare_state(state: State, records: list[LogRecord], damages: Damages) -> None:
+    """Head and seal are those of the last record, which comes first; one of an epoch that had passed did not count for
+    the head."""
+    heads: list[str | None] = []
+    for record in records:
+        heads.append(record.head)
+        if record.epoch is None or record.epoch >= state.epoch:
+            break
+    else:
+        heads.append(None)
+    if state.head not in heads:
+        damages.add("altered", PATH, f"its head is {state.head}, the last record's {heads[0]}")
+    if state.sealed != (records[0].sealed if records else None):
+        damages.add("altered", PATH, "its seal is not the last record's")
+
+
+def _tell_chain(state: State | None, length: int, records: dict[int, LogRecord]) -> Chain:
+    """`records` are those of `length` that can be read, the last one first."""
+    lines: dict[int, RunLine] = {}
+    mentions: dict[str, list[int]] = {}
+    backup_of: dict[int, str] = {}
+    backups: dict[str, str] = {}
+    for number, record in records.items():
+        undone_by = None
+        if record.run is not None:
+            later = [lines[other] for other in mentions.setdefault(record.run, [])]
+            undo = [line for line in later if line.action == "undo" and line.status == "undone"]
+            ends_later = any(line.action == "run" for line in later)
+            if record.action == "run" and undo and not ends_later:
+                undone_by = f"{undo[0].by}, {undo[0].at}"
+            mentions[record.run].append(number)
+            for path in record.artifacts:
+                backup_of[number] = path
+                backups[path] = max(backups.get(path, ""), record.run)
+        same = record.model_dump(include={"at", "action", "run", "status", "by", "note"})
+        lines[number] = RunLine(sequence=number, undone_by=undone_by, **same)
+    return Chain(
+        state=state,
+        objects=length + (state is not None),
+        is_blind=len(records) < length,
+        lines=lines,
+        mentions=mentions,
+        backup_of=backup_of,
+        backups=backups,
+    )
+
+
+def _number(path: str) -> int:
+    found = re.fullmatch(r"log/(\d{8})\.json", path)
+    return int(found[1]) if found else 0

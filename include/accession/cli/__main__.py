@@ -1,0 +1,7 @@
+"""`python -m accession.cli`."""
+
+import sys
+
+from accession.cli.main import main
+
+sys.exit(main())

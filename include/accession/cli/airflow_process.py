@@ -1,0 +1,179 @@
+"""One run of one DAG by `airflow dags test`: no scheduler, no server, a metadata database of its own.
+
+Airflow's log goes to a file in full. The screen gets a line per task, what Accession says, and why a task failed.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accession.errors import AccessionError
+
+REPO = Path(__file__).parents[3]
+LOCAL = REPO / ".local"
+STOP_SECONDS = 10.0
+
+# The logger before the message, so that the first line of a record says whether it is shown.
+LOG_FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
+RECORD = re.compile(r"^\d{4}-\d\d-\d\d[T ][\d:.,+Z-]+ (?P<level>[A-Z]+) \[(?P<logger>[^\]]*)\] (?P<message>.*)$")
+STARTING = re.compile(r"\[DAG TEST\] starting task_id=(?P<task>\S+) map_index=(?P<index>-?\d+)")
+END = "0000-00-00T00:00:00Z INFO [end] "  # one more record, so that the last one is told too
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")
+ERROR_CLASS = re.compile(r"^accession\.errors\.\w+: ")
+
+
+@dataclass(frozen=True)
+class DagTest:
+    """How it ended: whether Airflow calls the run a success, what Accession logged, and where the whole log lies."""
+
+    succeeded: bool
+    said: tuple[str, ...]
+    log: Path
+
+
+def run_dag(
+    dag_id: str, conf: Mapping[str, Any], *, tell: Callable[[str], None], environ: Mapping[str, str] | None = None
+) -> DagTest:
+    """Run `dag_id` with `conf` in this process's environment plus `environ`, and wait; `tell` gets the lines to show.
+
+    Safe beside other runs: each has its own copy of the metadata database. Ends its process when interrupted.
+    """
+    home = LOCAL / "airflow"
+    log = LOCAL / "logs" / f"{dag_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environ = make_environ(home) | dict(environ or {})
+    prepare_home(home, environ, tell)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=home) as scratch:
+        shutil.copy(home / "airflow.db", scratch)
+        environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{scratch}/airflow.db"
+        environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = f"{scratch}/logs"
+        command = [find_airflow(), "dags", "test", dag_id, "--conf", json.dumps(conf)]
+        said: list[str] = []
+        with log.open("w") as file, _run(command, environ) as process:
+            assert process.stdout
+            for line, ours in choose_lines(_copy(process.stdout, file)):
+                tell(line)
+                if ours:
+                    said.append(line)
+            returncode = process.wait()
+        if returncode and not said:  # Airflow refused it before any task of ours could say why
+            errors = [line for line in log.read_text().splitlines() if ERROR.match(line)]
+            tell(f"    ! {errors[-1] if errors else 'Airflow did not run it'}")
+    return DagTest(returncode == 0, tuple(said), log)
+
+
+def make_environ(home: Path) -> dict[str, str]:
+    """Airflow's settings over the ambient environment, of which connections, variables and everything AWS stay."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIRFLOW") or name.startswith(("AIRFLOW_CONN_", "AIRFLOW_VAR_"))
+    }
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it triples the time that each `import airflow` takes
+    return {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"} | kept | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__LOG_FORMAT": LOG_FORMAT,
+        "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "PYTHONPATH": str(REPO / "include"),
+        "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The lines of Airflow's log that a person wants to see, and whether Accession said them; pure.
+
+    A task's start; records of Accession's own loggers with their further lines; of a failed task the last line of its
+    traceback, which is the error's one sentence.
+    """
+    shown = failed = False
+    last = told = ""
+    for line in itertools.chain(lines, [END]):
+        record = RECORD.match(line)
+        if record is None:
+            if shown:
+                told = line or told
+                yield f"      {line}", True
+            elif failed and line.strip():
+                last = line
+            continue
+        reason = ERROR_CLASS.sub("", last)
+        if failed and reason != told:  # once is enough, whoever says it
+            yield f"    ! {reason}", False
+            told = reason
+        message = record["message"]
+        shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
+        failed = "Task failed with exception" in message
+        last = message
+        if shown:
+            told = message
+            yield f"    {'! ' if record['level'] in {'WARNING', 'ERROR', 'CRITICAL'} else '  '}{message}", True
+        elif start := STARTING.search(message):
+            told = ""
+            yield f"  {start['task']}{'' if start['index'] == '-1' else '[' + start['index'] + ']'}", False
+
+
+def _copy(lines: Iterable[str], file: Any) -> Iterator[str]:
+    for line in lines:
+        file.write(line)
+        yield line.rstrip("\n")
+
+
+def find_airflow() -> str:
+    beside = Path(sys.executable).with_name("airflow")
+    airflow = str(beside) if beside.exists() else shutil.which("airflow")
+    if not airflow:
+        raise AccessionError("Airflow is not installed beside this Python; run `make setup`.")
+    return airflow
+
+
+def prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    """Make the metadata database once per version of Airflow; every run starts from a copy of it."""
+    home.mkdir(parents=True, exist_ok=True)
+    stamp = home / f"migrated-{version('apache-airflow')}"
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists():
+            return
+        tell("  preparing Airflow's database (once)")
+        (home / "airflow.db").unlink(missing_ok=True)
+        done = subprocess.run(  # noqa: S603
+            [find_airflow(), "db", "migrate"], env=environ, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise AccessionError(f"Airflow's database in {home} could not be made: {last}")
+        stamp.touch()
+
+
+@contextlib.contextmanager
+def _run(command: list[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
+    process = subprocess.Popen(  # noqa: S603
+        command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+        process.kill()
+        process.wait()

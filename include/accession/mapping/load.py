@@ -1,0 +1,75 @@
+"""Load mapping files. Every error names the file, the entity and the field, and says what is allowed there."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from accession.errors import MappingError
+from accession.mapping.model import Mapping
+
+MAPPINGS = Path(__file__).parents[2] / "mappings"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: a key that stands twice is an error, and not the last one of them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:number]):
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_mapping(path: Path | str) -> Mapping:
+    """Read and validate a mapping file.
+
+    Raises MappingError naming file, entity and field of the first fault. Read-only.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise MappingError(f"{path}: the mapping cannot be read ({error.strerror}): check its path.") from error
+    try:
+        data: Any = yaml.load(raw, _Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise MappingError(f"{path}{where}: this is not sound YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(data, dict):
+        raise MappingError(f"{path}: a mapping has the keys name and entities at its top.")
+    entities = data.get("entities")
+    if isinstance(entities, dict):
+        for name, entity in entities.items():
+            if isinstance(entity, dict) and "name" in entity:
+                raise MappingError(f"{path}: entities.{name}.name: there is no such key, {name} is the name.")
+        named = {n: {**e, "name": n} if isinstance(e, dict) else e for n, e in entities.items()}
+        data = {**data, "entities": named}
+    if "sha256" in data:
+        raise MappingError(f"{path}: sha256: there is no such key, it is computed.")
+    try:
+        return Mapping.model_validate({**data, "sha256": hashlib.sha256(raw).hexdigest()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise MappingError(f"{path}: {where + ': ' if where else ''}{message}.") from error
+
+
+def find_mappings() -> list[Path]:
+    """The mapping files of this package, sorted by name: one DAG each."""
+    return sorted(MAPPINGS.glob("*.yaml"))
+
+
+def load_mappings() -> Iterator[Mapping]:
+    """The mappings of this package. Raises MappingError where a file is not named as its mapping: tasks find it so."""
+    for path in find_mappings():
+        mapping = load_mapping(path)
+        if mapping.name != path.stem:
+            raise MappingError(f"{path}: name: {mapping.name} is not the file's name: rename one of them.")
+        yield mapping

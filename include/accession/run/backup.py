@@ -1,0 +1,98 @@
+"""Back up the source and name the run."""
+
+import logging
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from accession.artifacts import Manifest, SnapshotRef, Store, load_manifest, load_plan, load_report, run_path
+from accession.errors import StoreError
+from accession.items import TRANSFORM_VERSION
+from accession.mapping import Mapping
+from accession.params import MigrateParams
+from accession.run.lineage import expect_entities
+from accession.source import take_snapshot
+from accession.target import create_state, refuse_if_taken
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("on_conflict", "existing_items", "deletes", "max_rejects")
+
+
+def start_run(
+    store: Store, mapping: Mapping, params: MigrateParams, source: Path, source_name: str, by: str, airflow_run_id: str
+) -> Manifest:
+    """Back up the source, name the run and write its manifest.
+
+    The backup is stored under its digest: one that is there already is used again, and its lifecycle starts anew. Every
+    later step reads the backup only. Raises RefusedError when the target is open or sealed (a dry run may look at a
+    sealed one), SourceError when the source is damaged. Never changes the source.
+    """
+    started = datetime.now(UTC)
+    state = create_state(store)
+    if not (params.dry_run and state.open is None):
+        refuse_if_taken(store, state)
+    with tempfile.TemporaryDirectory(prefix="accession-") as folder:
+        copy = Path(folder) / "backup.db"
+        snapshot = take_snapshot(source, copy)
+        path = f"backups/{snapshot.sha256}.db"
+        if store.has(path):
+            store.refresh(path)
+        else:
+            store.upload(path, copy, backup=True)
+    reference = SnapshotRef(
+        sha256=snapshot.sha256,
+        uri=store.uri(path),
+        bytes=snapshot.bytes,
+        rows=snapshot.rows,
+        foreign_key_violations=snapshot.foreign_key_violations,
+    )
+    parent = load_manifest(store, state.head) if state.head else None
+    if parent is not None:
+        expect_entities(store, mapping, parent.run)
+    for _ in range(5):
+        manifest = Manifest(
+            run=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+            mapping=mapping.name,
+            mapping_sha256=mapping.sha256,
+            transform_version=TRANSFORM_VERSION,
+            environment=params.environment,
+            airflow_run_id=airflow_run_id,
+            triggered_by=by,
+            params=params.model_dump(mode="json"),
+            source=source_name,
+            namespace=state.namespace,
+            parent=state.head,
+            unchanged=parent is not None and _is_unchanged(store, mapping, params, reference, parent),
+            snapshot=reference,
+            started_at=started.isoformat(),
+            ended_at=datetime.now(UTC).isoformat(),
+        )
+        if store.claim(run_path(manifest.run, "manifest.json"), manifest.dump()):
+            logger.info(
+                "run %s: backup of %s bytes, SHA-256 %s, on top of %s",
+                manifest.run,
+                f"{reference.bytes:,}",
+                reference.sha256,
+                manifest.parent or "an empty target",
+            )
+            return manifest
+    raise StoreError(f"no free name for a run in {store.uri('runs/')}: check the clock of this machine.")
+
+
+def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
+    """Same snapshot, mapping, transforms and policies as the head, and the head kept nothing back."""
+    same = (
+        not params.seal  # what is to be sealed is proved once more
+        and snapshot.sha256 == head.snapshot.sha256
+        and mapping.sha256 == head.mapping_sha256
+        and head.transform_version == TRANSFORM_VERSION
+        and all(getattr(params, name) == head.params[name] for name in POLICIES)
+    )
+    if not same:
+        return False
+    # The plan says what was kept back while staging, the report what was met while writing.
+    plan, report = load_plan(store, head.run), load_report(store, head.run)
+    kept_back = any(entity.kept_back for entity in plan.entities.values())
+    return not kept_back and not any(entity.conflicts for entity in report.entities.values())

@@ -1,0 +1,238 @@
+"""Migrate: execute the parts of a change set; `remove_items` executes the deletes, children first.
+
+A part that was begun before (a retry, a cleared task, a resumed run) reads the target first and writes only what is not
+done yet, so nothing that the application changed in between is overwritten. What fails its condition and is not already
+done is a conflict: listed, kept, and under `on_conflict=refuse` an error at the end of the part.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+import orjson
+
+from accession.artifacts import (
+    Change,
+    Executed,
+    Index,
+    Kept,
+    Manifest,
+    Part,
+    Store,
+    executed_path,
+    load_index,
+    read_changes,
+    read_lines,
+    split_put,
+    started_path,
+)
+from accession.dynamodb import DynamoDB
+from accession.errors import RefusedError
+from accession.items import TypedItem, checksum_item
+from accession.mapping import Mapping
+from accession.progress import Progress
+from accession.target import expect_open
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+READ_KEYS = 1000  # keys read from the target at once, ten BatchGetItem requests
+
+
+def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of at most `size`."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def migrate_part(
+    store: Store, mapping: Mapping, manifest: Manifest, name: str, number: int, dynamodb: DynamoDB
+) -> Executed:
+    """Write the puts and updates of one part. Safe to repeat. Raises RefusedError for conflicts under that policy."""
+    index = load_index(store, manifest.run, name)
+    part = index.parts[number]
+    execution = _Execution(store, mapping, manifest, index, part, "migrate", dynamodb)
+    if part.put:
+        execution.put_items()
+    if part.update:
+        execution.update_items()
+    return execution.finish()
+
+
+def remove_items(store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> list[Executed]:
+    """Delete what the change set deletes, children first. Safe to repeat."""
+    executed = []
+    for name in reversed(mapping.order):
+        index = load_index(store, manifest.run, name)
+        for part in index.parts:
+            if part.delete:
+                execution = _Execution(store, mapping, manifest, index, part, "remove", dynamodb)
+                execution.delete_items()
+                executed.append(execution.finish())
+    return executed
+
+
+class _Execution:
+    def __init__(
+        self,
+        store: Store,
+        mapping: Mapping,
+        manifest: Manifest,
+        index: Index,
+        part: Part,
+        step: str,
+        dynamodb: DynamoDB,
+    ) -> None:
+        expect_open(store, manifest.run)
+        self.store, self.manifest, self.index, self.part, self.step = store, manifest, index, part, step
+        self.dynamodb, self.table = dynamodb, index.table
+        self.key_name = mapping.entities[index.entity].target.key
+        self.conflicts: list[Kept] = []
+        self.written = self.already = 0
+        self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
+        self.read_before = dynamodb.consumed_read_units
+        self.started_at = datetime.now(UTC).isoformat()
+        # The mark is made before the first write: whoever finds it cannot know how far the other came.
+        self.is_first = store.claim(started_path(manifest.run, index.entity, part.part, step), self.started_at.encode())
+        total = part.delete if step == "remove" else part.put + part.update
+        self.progress = Progress(f"{step} {index.entity} part {part.part}", total, "items", self._note)
+
+    def _note(self) -> str:
+        throttled = self.dynamodb.throttled - self.throttled_before
+        return f", {throttled:,} throttled" if throttled else ""
+
+    def put_items(self) -> None:
+        """New items. Their keys are hashes, so a part in row order is spread over the partitions already."""
+        puts = self._puts()
+        if not self.is_first:
+            puts = self._absent_puts(puts)
+        self.written += self.dynamodb.put_items(self.table, puts, written=self.progress.add)
+
+    def _puts(self) -> Iterator[tuple[str, bytes]]:
+        for line in read_lines(self.store, self.manifest.run, self.index.entity, self.part):
+            put = split_put(line)
+            if put is not None:
+                yield put
+
+    def _absent_puts(self, puts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        for batch in split_batches(puts, READ_KEYS):
+            found = self.dynamodb.read_items(self.table, self.key_name, [key for key, _ in batch])
+            for key, data in batch:
+                if key not in found:
+                    yield key, data
+                elif checksum_item(found[key]) == checksum_item(orjson.loads(data)):
+                    self._done(1)
+                else:
+                    self._conflict(key, None, None, "changed by the application after we wrote it")
+
+    def update_items(self) -> None:
+        """Updates, each if the item read just before is what it was when staged, and on the attributes that change.
+
+        A condition cannot say that nothing was added, hence the reading."""
+        for batch in split_batches(self._changes("update"), READ_KEYS):
+            found = self.dynamodb.read_items(self.table, self.key_name, [change.key or "" for change in batch])
+            present = []
+            for change in batch:
+                item = found.get(change.key or "")
+                held = checksum_item(item) if item is not None else None
+                if held == checksum_item(change.before or {}):
+                    present.append(change)
+                elif held == checksum_item(change.item or {}):
+                    self._done(1)
+                else:
+                    self._conflict_of(change, item, tried=not self.is_first)
+            for change, updated in self.dynamodb.run_all(present, self._update):
+                self._count(change, updated)
+
+    def _update(self, change: Change) -> bool:
+        assert change.key and change.before is not None and change.item is not None
+        return self.dynamodb.update_item(self.table, self.key_name, change.key, change.before, change.item)
+
+    def delete_items(self) -> None:
+        """Deletes, each if the item read just before is what it was when staged."""
+        for batch in split_batches(self._changes("delete"), READ_KEYS):
+            found = self.dynamodb.read_items(self.table, self.key_name, [change.key or "" for change in batch])
+            present = []
+            for change in batch:
+                item = found.get(change.key or "")
+                if item is None:
+                    self._done(1)
+                elif checksum_item(item) != checksum_item(change.before or {}):
+                    self._conflict_of(change, item, tried=not self.is_first)
+                else:
+                    present.append(change)
+            for change, deleted in self.dynamodb.run_all(present, self._delete):
+                self._count(change, deleted)
+
+    def _delete(self, change: Change) -> bool:
+        assert change.key and change.before is not None
+        return self.dynamodb.delete_item(self.table, self.key_name, change.key, change.before)
+
+    def _changes(self, op: str) -> Iterator[Change]:
+        changes = read_changes(self.store, self.manifest.run, self.index.entity, self.part)
+        return (change for change in changes if change.op == op)
+
+    def _count(self, change: Change, succeeded: bool) -> None:
+        """A condition that failed is done already where the target holds what we want; else it is a conflict."""
+        if succeeded:
+            self.written += 1
+            self.progress.add(1)
+            return
+        assert change.key
+        found = self.dynamodb.read_items(self.table, self.key_name, [change.key]).get(change.key)
+        wanted = change.item if self.step == "migrate" else None
+        if (found is None) == (wanted is None) and (not found or checksum_item(found) == checksum_item(wanted or {})):
+            self._done(1)
+        else:
+            self._conflict_of(change, found, tried=True)
+
+    def _done(self, number: int) -> None:
+        self.already += number
+        self.progress.add(number)
+
+    def _conflict_of(self, change: Change, found: TypedItem | None, *, tried: bool) -> None:
+        """What the application holds is neither before nor after. `tried`: an earlier attempt may have written it, and
+        has where something of ours is in it; that a deleted item was made anew by the application does not show."""
+        assert change.key and change.before is not None
+        is_ours = change.item is None or (found is not None and _holds_change(found, change.before, change.item))
+        written = None if tried and is_ours else checksum_item(change.before).hex()
+        self._conflict(change.key, change.old_key, written, "changed by the application after staging")
+
+    def _conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
+        logger.warning("%s %s %s: %s; left as it is", self.step, self.table, key, reason)
+        self.conflicts.append(Kept(key=key, old_key=old_key, checksum=checksum, reason=reason))
+
+    def finish(self) -> Executed:
+        self.progress.finish()
+        executed = Executed(
+            entity=self.index.entity,
+            part=self.part.part,
+            written=self.written,
+            already=self.already,
+            conflicts=self.conflicts,
+            write_units=self.dynamodb.consumed_write_units - self.units_before,
+            read_units=self.dynamodb.consumed_read_units - self.read_before,
+            throttled=self.dynamodb.throttled - self.throttled_before,
+            started_at=self.started_at,
+            ended_at=datetime.now(UTC).isoformat(),
+        )
+        path = executed_path(self.manifest.run, self.index.entity, self.part.part, self.step)
+        self.store.put(path, executed.dump())
+        if self.conflicts and self.manifest.policy("on_conflict") == "refuse":
+            first = self.conflicts[0]
+            raise RefusedError(
+                f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were "
+                f"staged, the first is {first.key}: they were left as they are. Look at them, then run again, or set "
+                "on_conflict=keep."
+            )
+        return executed
+
+
+def _holds_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:
+    """Whether an item holds anything that a change from `before` to `after` puts there or takes away."""
+    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
+    return any(found.get(name) == after.get(name) for name in changed)

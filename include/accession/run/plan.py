@@ -1,0 +1,220 @@
+"""The plan: what the change set comes to, before anything is written. The numbers that approval shows.
+
+Adds up the entities' indexes, prices the writes, estimates the duration, and refuses the run when the params say so.
+"""
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from accession.artifacts import (
+    Change,
+    Counts,
+    EntityPlan,
+    Index,
+    Manifest,
+    Plan,
+    Store,
+    find_plan,
+    list_rejects,
+    load_index,
+    load_plan,
+    read_changes,
+    run_path,
+)
+from accession.errors import RefusedError
+from accession.items import MASK, TypedItem
+from accession.mapping import Entity, Mapping
+from accession.progress import show_seconds
+from accession.run.lineage import list_entities
+
+# On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
+WRITE_PRICE = Decimal("0.625")
+READ_PRICE = Decimal("0.125")
+# What a new on-demand table takes a second (Developer Guide, "On-demand capacity mode", initial throughput).
+NEW_TABLE_WRITE_UNITS = 4000
+# ImportTable's price for 10⁹ bytes of uncompressed data: widely quoted, not confirmed on an AWS page (PEERS, "Price").
+# The price of bulk put items was not to be found.
+IMPORT_PRICE = Decimal("0.15")
+IMPORT_SAVES = Decimal(1)  # dollars from which another way of loading is worth a line
+SAMPLES = 5
+
+
+def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
+    """Write `plan.json` and `rejects.csv`. Safe to repeat: an earlier attempt's plan stands.
+
+    A plan that the policies refuse is written too, with the reason; see `refuse_plan`.
+    """
+    started = datetime.now(UTC).isoformat()
+    found = find_plan(store, manifest.run)
+    if found is not None:
+        return found
+    indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
+    _write_rejects(store, manifest, indexes)
+    entities = {
+        name: EntityPlan(
+            table=index.table,
+            counts=index.counts,
+            rejects=index.rejects,
+            kept_back=index.counts.kept_back + index.counts.rejected,
+            samples=list(islice(_sample(store, manifest, mapping.entities[name], index), SAMPLES)),
+        )
+        for name, index in indexes.items()
+    }
+    counts = [index.counts for index in indexes.values()]
+    write_units = sum(count.write_units for count in counts)
+    read_units = sum(count.read_units + count.reread_units for count in counts)
+    rate = manifest.policy("write_units_per_second") or NEW_TABLE_WRITE_UNITS
+    plan = Plan(
+        run=manifest.run,
+        entities=entities,
+        writes=sum(count.put + count.updated + count.deleted for count in counts),
+        rejected=sum(count.rejected for count in counts),
+        conflicts=sum(count.conflicts for count in counts),
+        write_units=write_units,
+        read_units=read_units,
+        price_usd=price_units(write_units, read_units),
+        seconds=round(write_units / rate, 1),
+        records_changed=any(index.records_changed for index in indexes.values()),
+        refused=_find_refusal(store, manifest, counts),
+        started_at=started,
+        ended_at=datetime.now(UTC).isoformat(),
+    )
+    store.claim(run_path(manifest.run, "plan.json"), plan.dump())
+    return load_plan(store, manifest.run)
+
+
+def price_units(write_units: float, read_units: float) -> Decimal:
+    """US dollars for units on demand."""
+    price = Decimal(str(write_units)) * WRITE_PRICE + Decimal(str(read_units)) * READ_PRICE
+    return (price / 1_000_000).quantize(Decimal("0.000001"))
+
+
+def refuse_plan(plan: Plan) -> None:
+    """Raises RefusedError when the policies refuse the plan; nothing was written then."""
+    if plan.refused:
+        raise RefusedError(plan.refused)
+
+
+def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str | None:
+    rejected = sum(count.rejected for count in counts)
+    conflicts = sum(count.conflicts for count in counts)
+    allowed = manifest.policy("max_rejects")
+    if rejected > allowed:
+        return (
+            f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Mend the rows "
+            f"listed in {store.uri(run_path(manifest.run, 'rejects.csv'))}, or raise max_rejects."
+        )
+    if conflicts and manifest.policy("on_conflict") == "refuse":
+        return (
+            f"{conflicts:,} items were changed in the target since we wrote them: nothing was written. They are the "
+            f"lines with op conflict in {store.uri(run_path(manifest.run, 'changes/'))}; set on_conflict to keep or "
+            "overwrite."
+        )
+    return None
+
+
+def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> None:
+    """`rejects.csv`: where, why, whether the item migrated earlier stays, and what is new since the head."""
+    with TemporaryDirectory(prefix="accession-") as folder:
+        file = Path(folder) / "rejects.csv"
+        with file.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
+            for name, index in indexes.items():
+                if any(index.rejects.values()):
+                    rejects = list_rejects(_fetch(store, index, folder), _fetch_head(store, manifest, name, folder))
+                    for row, since in rejects:
+                        held = "yes" if row.held else "no"
+                        writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
+        store.upload(run_path(manifest.run, "rejects.csv"), file)
+
+
+def _fetch(store: Store, index: Index, folder: str, name: str = "id_map.db") -> Path:
+    return store.download(store.path(index.id_map), Path(folder) / name, index.id_map_sha256)
+
+
+def _fetch_head(store: Store, manifest: Manifest, entity: str, folder: str) -> Path | None:
+    if manifest.parent is None or entity not in list_entities(store, manifest.parent):
+        return None
+    return _fetch(store, load_index(store, manifest.parent, entity), folder, "head.db")
+
+
+def _sample(store: Store, manifest: Manifest, entity: Entity, index: Index) -> Iterator[str]:
+    """Changes as one line each, sensitive values masked."""
+    for part in index.parts:
+        for change in read_changes(store, manifest.run, entity.name, part):
+            yield show_change(entity, change)
+
+
+def show_change(entity: Entity, change: Change) -> str:
+    """One change in a line, sensitive values masked."""
+    head = f"{change.op} {change.old_key} → {change.key}" if change.key else f"{change.op} {change.old_key}"
+    if change.op == "reject":
+        return f"{head}: {change.reason}"
+    if change.op == "update" and change.before and change.item:
+        changed = {n: v for n, v in change.item.items() if change.before.get(n) != v}
+        gone = [n for n in change.before if n not in change.item]
+        return f"{head}: {_show_item(entity, changed)}{''.join(f', without {name}' for name in gone)}"
+    return f"{head}: {change.reason or _show_item(entity, change.item or change.before or {})}"
+
+
+def _show_item(entity: Entity, item: TypedItem) -> str:
+    shown = []
+    for name, value in item.items():
+        if name == entity.target.key:
+            continue
+        text: Any = MASK if name not in entity.attributes or entity.is_sensitive(name) else next(iter(value.values()))
+        text = "NULL" if text is True and "NULL" in value else " ".join(str(text).split())
+        shown.append(f"{name}={text if len(text) <= 40 else text[:39] + '…'}")
+    return ", ".join(shown)
+
+
+def _show_import(plan: Plan) -> list[str]:
+    """One line where AWS's own load from S3 would be cheaper: into new tables only, and without what this run does."""
+    price = Decimal(sum(entity.counts.put_bytes for entity in plan.entities.values())) / 10**9 * IMPORT_PRICE
+    puts_only = plan.writes == sum(entity.counts.put for entity in plan.entities.values())
+    if not puts_only or plan.price_usd - price < IMPORT_SAVES:
+        return []
+    return [
+        "",
+        f"AWS's ImportTable would load these puts for about ${price:,.2f} instead of ${plan.price_usd:,.2f}, but only "
+        "into tables that do not exist yet, and it neither counts duplicates nor can be undone. Bulk put items loads "
+        "existing tables; its price is not known here.",
+    ]
+
+
+def _show_price(price: Decimal) -> str:
+    return f"about ${price:,.2f}" if price >= Decimal("0.01") else "less than a cent"
+
+
+def show_plan(plan: Plan, *, samples: bool = True) -> str:
+    """The plan as Markdown: with samples of the changes for the approval, without them for the log."""
+    writes = f"{plan.writes:,} item{'' if plan.writes == 1 else 's'} to write"
+    left_out = f", {plan.rejected:,} row{'' if plan.rejected == 1 else 's'} left out" if plan.rejected else ""
+    lines = [
+        f"**Run {plan.run}: {writes}{left_out}**",
+        "",
+        "| entity | table | put | update | delete | unchanged | rejected | conflicts |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, entity in plan.entities.items():
+        c = entity.counts
+        numbers = (c.put, c.updated, c.deleted, c.unchanged, c.rejected, c.conflicts)
+        lines.append(f"| {name} | {entity.table} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
+    lines += [
+        "",
+        f"{plan.write_units:,} write units, {_show_price(plan.price_usd)} on demand (us-east-1), "
+        f"{show_seconds(plan.seconds)} at the rate of a new table or the cap.",
+    ]
+    lines += _show_import(plan)
+    for name, entity in plan.entities.items():
+        if samples and entity.samples:
+            lines += ["", f"**{name}**, for example", ""]
+            lines += [f"- `{sample.replace('`', 'ʼ')}`" for sample in entity.samples]
+    return "\n".join(lines)

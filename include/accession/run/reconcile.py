@@ -1,0 +1,250 @@
+"""Decide: what becomes of each row, given what the head recorded and what the target holds now.
+
+Writes both sides of it as it goes: entries and rejects of the ID map, lines of the change set. Memory stays flat.
+"""
+
+import sqlite3
+from collections import Counter
+from typing import Any, NamedTuple
+
+from accession.artifacts import (
+    Change,
+    Entry,
+    Manifest,
+    PartWriter,
+    RejectedRow,
+    State,
+    add_entries,
+    add_rejects,
+    encode_change,
+    encode_put,
+)
+from accession.dynamodb import DynamoDB
+from accession.items import ItemBuilder, Prepared, Reject, TypedItem, checksum_item, measure_item
+
+PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
+BATCH_ENTRIES = 2000
+READ_UNIT_BYTES = 4096  # of one strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
+NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and was kept: the conflict shows again
+
+
+class Recorded(NamedTuple):
+    """What the head says of a key."""
+
+    generation: int
+    new_id: str
+    identity: bytes
+    checksum: bytes
+    row_checksum: bytes | None
+    first_seen: str
+    state: State
+
+
+class Pending(NamedTuple):
+    """A change that waits for what the target holds. `prepared` is None for a delete."""
+
+    old_key: Any
+    new_id: str
+    entry: Entry
+    recorded: Recorded | None
+    prepared: Prepared | None
+
+
+class Decisions:
+    """What becomes of the rows of one entity. `close` decides what still waits and writes what is held."""
+
+    def __init__(
+        self,
+        builder: ItemBuilder,
+        table: str,
+        manifest: Manifest,
+        dynamodb: DynamoDB,
+        id_map: sqlite3.Connection,
+        parts: PartWriter,
+        attributes: set[str],
+    ) -> None:
+        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, dynamodb, id_map, parts
+        self.entity = builder.entity
+        self.ours = attributes | {builder.entity.target.key}
+        self.on_conflict, self.deletes = manifest.policy("on_conflict"), manifest.policy("deletes")
+        # The tables of a first run were found empty, unless the params say that something may be there.
+        self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
+        self.counts: Counter[str] = Counter()
+        self.entries: list[Entry] = []
+        self.rejects: list[RejectedRow] = []
+        self.pending: list[Pending] = []
+
+    def keep_unchanged(self, entry: Entry, recorded: Recorded) -> None:
+        """A row that makes the item that was last written."""
+        self.counts["unchanged"] += 1
+        self._add(
+            entry._replace(checksum=recorded.checksum, row_checksum=recorded.row_checksum, written=0),
+        )
+
+    def add_new(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
+        """A row that was not there before."""
+        if self.reads_target:
+            self.wait(Pending(old_key, entry.new_id, entry, None, prepared))
+        else:
+            self._put(old_key, prepared, entry)
+
+    def reject(self, old_key: Any, reject: Reject, reason: str, recorded: Recorded | None) -> None:
+        """A row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it was."""
+        shown = old_key if type(old_key) in (int, float, type(None)) else str(old_key).encode(errors="replace").decode()
+        self.counts["rejected"] += 1
+        if recorded is not None:
+            self._add(keep_entry(old_key, recorded, "held_reject", latest=1))
+        self.rejects.append(RejectedRow(shown, reject.column, reason, int(recorded is not None)))
+        new_id = recorded.new_id if recorded is not None else None
+        self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reason}")))
+
+    def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
+        """An item whose row is gone, or whose row id belongs to another thing now. One that we never wrote is not ours
+        to delete."""
+        if recorded.checksum == NEVER_WRITTEN:
+            self._add(keep_entry(old_key, recorded, "tombstone", latest))
+        elif self.deletes == "keep":
+            self.counts["kept_back"] += 1
+            self._add(keep_entry(old_key, recorded, "kept_delete", latest))
+        else:
+            tombstone = keep_entry(old_key, recorded, "tombstone", latest)
+            self.wait(Pending(old_key, recorded.new_id, tombstone, recorded, None))
+
+    def wait(self, pending: Pending) -> None:
+        """A change that depends on what the target holds."""
+        self.pending.append(pending)
+        if len(self.pending) >= PENDING_ROWS:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Read what the target holds for the pending changes, and decide each."""
+        if not self.pending:
+            return
+        keys = [pending.new_id for pending in self.pending]
+        found = self.dynamodb.read_items(self.table, self.entity.target.key, keys)
+        for pending in self.pending:
+            self._decide_one(pending, found.get(pending.new_id))
+        self.pending.clear()
+
+    def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:
+        old_key, recorded, prepared = pending.old_key, pending.recorded, pending.prepared
+        held = checksum_item(before) if before is not None else None
+        if prepared is None and before is None:  # gone on both sides
+            self._add(pending.entry)
+            return
+        if prepared is not None and held == prepared.checksum:  # the application made the same change
+            self.counts["unchanged"] += 1
+            self._add(pending.entry._replace(written=0))
+            return
+        expected = recorded.checksum if recorded is not None else None
+        is_conflict = held != expected
+        if is_conflict:
+            self.counts["conflicts"] += 1
+            if self.on_conflict != "overwrite":
+                self._keep_conflict(pending, before)
+                return
+        if prepared is None:
+            self._delete(pending, before)
+        elif before is None:
+            self._put(old_key, prepared, pending.entry)
+        else:
+            self._update(pending, before, is_conflict)
+
+    def _keep_conflict(self, pending: Pending, before: TypedItem | None) -> None:
+        self.counts["kept_back"] += 1
+        reason = (
+            "deleted in the target since we wrote it" if before is None else "changed in the target since we wrote it"
+        )
+        if pending.recorded is None:
+            reason = "already in the target, and not ours"
+            entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
+        else:
+            # The row is the same thing as before, whatever became of its item; one that is gone resolves no reference.
+            state: State = "kept_conflict" if pending.prepared else "kept_delete"
+            entry = keep_entry(pending.old_key, pending.recorded, state, pending.entry.latest)
+            entry = entry._replace(identity=pending.entry.identity)
+        self._add(entry)
+        item = pending.prepared.item if pending.prepared else None
+        change = Change("conflict", pending.new_id, pending.old_key, before=before, item=item, reason=reason)
+        self.parts.add("conflict", encode_change(change))
+
+    def _delete(self, pending: Pending, before: TypedItem | None) -> None:
+        assert before is not None
+        units = self.builder.count_write_units(before, measure_item(before))
+        self.counts["deleted"] += 1
+        self.counts["write_units"] += units
+        self._count_reread(before)
+        self._add(pending.entry._replace(written=1))
+        self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
+
+    def _update(self, pending: Pending, before: TypedItem, is_conflict: bool) -> None:
+        """Attributes that the application added survive: in an item of which not all is ours, those that no run of ours
+        has written."""
+        assert pending.prepared is not None
+        recorded = pending.recorded
+        keeps = is_conflict or (recorded is not None and recorded.row_checksum is not None)
+        kept = {name: value for name, value in before.items() if name not in self.ours}
+        try:
+            merged = self.builder.merge(pending.prepared, kept if keeps else {})
+        except Reject as reject:
+            self.reject(pending.old_key, reject, str(reject), recorded)
+            return
+        row_checksum = pending.prepared.checksum if merged.checksum != pending.prepared.checksum else None
+        self.counts["updated"] += 1
+        self.counts["write_units"] += merged.write_units
+        self._count_reread(before)
+        self._add(pending.entry._replace(checksum=merged.checksum, row_checksum=row_checksum))
+        change = Change(
+            "update",
+            pending.new_id,
+            pending.old_key,
+            merged.write_units,
+            merged.checksum.hex(),
+            before,
+            merged.item,
+            "changed in the target since we wrote it: overwritten" if is_conflict else None,
+        )
+        self.parts.add("update", encode_change(change))
+
+    def _count_reread(self, before: TypedItem) -> None:
+        self.counts["reread_units"] += -(-measure_item(before) // READ_UNIT_BYTES)
+
+    def _put(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
+        counts = self.counts
+        counts["put"] += 1
+        counts["write_units"] += prepared.write_units
+        counts["put_bytes"] += len(prepared.data)
+        self._add(entry)
+        self.parts.add("put", encode_put(entry.new_id, old_key, prepared.write_units, prepared.checksum, prepared.data))
+
+    def _add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        if len(self.entries) + len(self.rejects) >= BATCH_ENTRIES:
+            self._flush()
+
+    def _flush(self) -> None:
+        add_entries(self.id_map, self.entries)
+        add_rejects(self.id_map, self.rejects)
+        self.entries.clear()
+        self.rejects.clear()
+
+    def close(self) -> None:
+        """Decide what still waits, and write what is held."""
+        self._decide()
+        self._flush()
+
+
+def keep_entry(old_key: Any, recorded: Recorded, state: State, latest: int) -> Entry:
+    """The head's entry in another state."""
+    return Entry(
+        old_key,
+        recorded.generation,
+        latest,
+        recorded.new_id,
+        recorded.identity,
+        recorded.checksum,
+        recorded.row_checksum,
+        recorded.first_seen,
+        state,
+        0,
+    )

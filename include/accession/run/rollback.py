@@ -1,0 +1,247 @@
+"""Rollback: follow the parts backwards until the tables are what they were before the run, and prove it.
+
+First what was deleted or updated is restored (parents first), then what was created is deleted (children first), each
+under the mirrored condition: an item that the application changed since is a conflict, listed and kept.
+"""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from accession.artifacts import (
+    Change,
+    Index,
+    Manifest,
+    Part,
+    Rollback,
+    Store,
+    Undone,
+    find_conflicts,
+    load_index,
+    read_changes,
+    rollback_path,
+    run_path,
+    was_started,
+)
+from accession.commands import show_rollback
+from accession.dynamodb import DynamoDB
+from accession.errors import ConflictError, RefusedError
+from accession.items import TypedItem, checksum_item
+from accession.mapping import Mapping
+from accession.progress import Progress
+from accession.run.lineage import expect_entities
+from accession.run.migrate import READ_KEYS, split_batches
+from accession.target import LogRecord, State, append_record, load_state, reopen_head, take_over
+
+logger = logging.getLogger(__name__)
+
+LISTED = 1000
+
+
+def take_for_undo(store: Store, run: str) -> State:
+    """Take the target to undo `run`: the one that has it open, or the last committed one.
+
+    The caller waits (`settle`) before it writes. Raises RefusedError naming the run that must be undone first, or the
+    seal.
+    """
+    state = load_state(store)
+    if state is None:
+        raise RefusedError(f"run {run} cannot be undone: no run ever wrote to {store.uri('')}.")
+    if state.open is not None and state.open.run == run:
+        return take_over(store, run)
+    return reopen_head(store, run)
+
+
+def undo_run(
+    store: Store,
+    mapping: Mapping,
+    manifest: Manifest,
+    dynamodb: DynamoDB,
+    *,
+    epoch: int,
+    by: str,
+    accept_conflicts: bool = False,
+) -> Rollback:
+    """Undo what the run wrote, prove it, write `rollback.json`, close the target and record it. Safe to repeat.
+
+    Raises ConflictError when the application changed items since and that is not accepted: everything else is undone,
+    the target stays open.
+    """
+    undoing = _Undoing(store, mapping, manifest, dynamodb)
+    started = datetime.now(UTC).isoformat()
+    units = dynamodb.consumed_write_units
+    undoing.undo()
+    undoing.prove()
+    rollback = Rollback(
+        run=manifest.run,
+        by=by,
+        entities=undoing.results(),
+        conflicts=list(undoing.conflicts.values())[:LISTED],
+        accepted=accept_conflicts,
+        proved=True,
+        write_units=dynamodb.consumed_write_units - units,
+        started_at=started,
+        ended_at=datetime.now(UTC).isoformat(),
+    )
+    digest = store.put(rollback_path(manifest.run), rollback.dump())
+    is_undone = not undoing.conflicts or accept_conflicts
+    _record(store, manifest, epoch, by, len(undoing.conflicts), digest, is_undone)
+    if not is_undone:
+        raise ConflictError(_word_conflicts(store, manifest, list(undoing.conflicts.values())))
+    return rollback
+
+
+def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
+    first = conflicts[0]
+    return (
+        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
+        f"kept. The first is {first['key']} in {first['table']}, all are in {store.uri(rollback_path(manifest.run))}. "
+        "The target stays open. To close it and leave them as they are:\n"
+        f"  {show_rollback(manifest.environment, manifest.run, manifest.mapping, accept_conflicts=True)}"
+    )
+
+
+def _record(
+    store: Store, manifest: Manifest, epoch: int, by: str, conflicts: int, digest: str, is_undone: bool
+) -> LogRecord:
+    def change(state: State) -> dict[str, Any]:
+        if not is_undone:
+            return {}
+        return {"closed": True, "head": manifest.parent if state.head == manifest.run else state.head}
+
+    note = f"{conflicts:,} conflicts {'accepted' if is_undone else 'left'}" if conflicts else "proved"
+    artifacts = {rollback_path(manifest.run): digest}
+    state = load_state(store)
+    if state is not None and state.head != manifest.run:
+        # It was never committed, so this may be the only record of it, or of what it wrote since the last one.
+        artifacts |= {path: store.hash(path) or "" for path in store.list(run_path(manifest.run))}
+        artifacts[f"backups/{manifest.snapshot.sha256}.db"] = manifest.snapshot.sha256
+    return append_record(
+        store,
+        action="undo",
+        by=by,
+        run=manifest.run,
+        status="undone" if is_undone else "conflicts",
+        note=note,
+        artifacts=artifacts,
+        epoch=epoch,
+        change=change,
+    )
+
+
+class _Undoing:
+    def __init__(self, store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> None:
+        self.store, self.mapping, self.manifest, self.dynamodb = store, mapping, manifest, dynamodb
+        state = load_state(store)
+        self.is_committed = state is not None and state.head == manifest.run  # then every part was executed
+        self.order = expect_entities(store, mapping, manifest.run)  # the mapping may have got more since
+        self.indexes = {name: load_index(store, manifest.run, name) for name in self.order}
+        self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
+        self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
+        # What the writers left alone, as the application had changed the item: there is nothing to undo there.
+        self.left = {
+            (name, kept.key)
+            for name in self.order
+            for kept in find_conflicts(store, manifest.run, name)
+            if kept.checksum is not None
+        }
+
+    def undo(self) -> None:
+        for name in self.order:
+            for part in self._executed_parts(name, "remove", "delete"):
+                self._undo_part(name, part, "delete")
+            for part in self._executed_parts(name, "migrate", "update"):
+                self._undo_part(name, part, "update")
+        for name in reversed(self.order):
+            for part in self._executed_parts(name, "migrate", "put"):
+                self._undo_part(name, part, "put")
+
+    def _executed_parts(self, name: str, step: str, op: str) -> Iterator[Part]:
+        for part in reversed(self.indexes[name].parts):
+            if getattr(part, op) and (
+                self.is_committed or was_started(self.store, self.manifest.run, name, part.part, step)
+            ):
+                yield part
+
+    def _undo_part(self, name: str, part: Part, op: str) -> None:
+        index = self.indexes[name]
+        progress = Progress(f"undo {op}s of {name} part {part.part}", getattr(part, op), "items")
+        for batch in self._batches(index, part, op):
+            found = self._read(index, batch)
+            todo = []
+            for change in batch:
+                held = found.get(change.key or "")
+                if _is_equal(held, change.before) or (name, change.key) in self.left:
+                    self.counts[name]["already"] += 1
+                elif not _is_equal(held, change.item):
+                    self._conflict(index, change, held)
+                else:
+                    todo.append(change)
+            for change, undone in self.dynamodb.run_all(todo, lambda change: self._undo(index, change)):
+                if undone or _is_equal(self._read(index, [change]).get(change.key or ""), change.before):
+                    self.counts[name]["deleted" if op == "put" else "restored"] += 1
+                else:
+                    self._conflict(index, change, self._read(index, [change]).get(change.key or ""))
+            progress.add(len(batch))
+        progress.finish()
+
+    def _undo(self, index: Index, change: Change) -> bool:
+        """The mirrored write. True when its condition held."""
+        key_name = self.mapping.entities[index.entity].target.key
+        assert change.key
+        match change.op:
+            case "put":
+                return self.dynamodb.delete_item(index.table, key_name, change.key, change.item or {})
+            case "update":
+                return self.dynamodb.update_item(
+                    index.table, key_name, change.key, change.item or {}, change.before or {}
+                )
+            case _:
+                return self.dynamodb.put_absent_item(index.table, key_name, change.before or {})
+
+    def _batches(self, index: Index, part: Part, op: str) -> Iterator[list[Change]]:
+        changes = read_changes(self.store, self.manifest.run, index.entity, part)
+        return split_batches((change for change in changes if change.op == op), READ_KEYS)
+
+    def _read(self, index: Index, changes: list[Change]) -> dict[str, TypedItem]:
+        key_name = self.mapping.entities[index.entity].target.key
+        return self.dynamodb.read_items(index.table, key_name, [change.key or "" for change in changes])
+
+    def _conflict(self, index: Index, change: Change, held: TypedItem | None) -> None:
+        reason = "deleted by the application since" if held is None else "changed by the application since"
+        logger.warning("undo %s %s: %s; left as it is", index.table, change.key, reason)
+        self.conflicts[index.entity, change.key or ""] = {
+            "entity": index.entity,
+            "table": index.table,
+            "key": change.key,
+            "old_key": change.old_key,
+            "op": change.op,
+            "reason": reason,
+        }
+
+    def prove(self) -> None:
+        """Read everything again: each item is what it was before the run, or a conflict."""
+        for name, index in self.indexes.items():
+            for op, step in (("put", "migrate"), ("update", "migrate"), ("delete", "remove")):
+                for part in self._executed_parts(name, step, op):
+                    for batch in self._batches(index, part, op):
+                        found = self._read(index, batch)
+                        for change in batch:
+                            held = found.get(change.key or "")
+                            known = (name, change.key) in self.left or (name, change.key) in self.conflicts
+                            if not known and not _is_equal(held, change.before):
+                                self._conflict(index, change, held)
+
+    def results(self) -> dict[str, Undone]:
+        kept = [entity for entity, _ in self.conflicts]
+        return {
+            name: Undone(table=self.indexes[name].table, conflicts=kept.count(name), **counts)
+            for name, counts in self.counts.items()
+        }
+
+
+def _is_equal(one: TypedItem | None, other: TypedItem | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or checksum_item(one) == checksum_item(other)

@@ -1,0 +1,273 @@
+"""Stage: read the snapshot in key order, make and check every item, compare with the head, write ID map and change set.
+
+One SQL statement joins each row with the new ids of its parents and with what the head recorded for its key, so memory
+stays flat however many rows there are. From the second run on, the keys about to change or be created are read from the
+target (consistently): what is there is the before image, or a conflict.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from accession.artifacts import (
+    MAX_PARTS,
+    RESOLVING,
+    Counts,
+    Entry,
+    Index,
+    Manifest,
+    PartWriter,
+    Store,
+    attach,
+    compare_rejects,
+    copy_tombstones,
+    count_entries,
+    create_id_map,
+    fetch_backup,
+    find_conflicts,
+    finish_id_map,
+    has_changed,
+    index_path,
+    load_index,
+    mark_conflicts,
+    run_path,
+)
+from accession.dynamodb import DynamoDB
+from accession.errors import RefusedError
+from accession.items import ItemBuilder, Orphan, Reject, is_same_thing, is_unicode
+from accession.mapping import Entity
+from accession.mapping import Mapping as EntityMapping
+from accession.progress import Progress
+from accession.run.lineage import list_entities
+from accession.run.reconcile import Decisions, Pending, Recorded
+from accession.source import explaining, find_affinity, open_snapshot, quote
+from accession.target import load_state
+
+
+def stage_entity(
+    store: Store, mapping: EntityMapping, manifest: Manifest, name: str, id_maps: Mapping[str, str], dynamodb: DynamoDB
+) -> Index:
+    """Write the ID map and the change set of one entity. `id_maps` are the S3 URIs of its parents' maps.
+
+    Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError
+    while the target is open by this very run.
+    """
+    if store.has(index_path(manifest.run, name)):
+        return load_index(store, manifest.run, name)
+    state = load_state(store)
+    if state is not None and state.open is not None and state.open.run == manifest.run:
+        raise RefusedError(f"run {manifest.run} has the target open: it cannot be staged again; resume or undo it.")
+    if manifest.unchanged and manifest.parent is not None:
+        index = _repeat_head(store, manifest, name)
+    else:
+        with tempfile.TemporaryDirectory(prefix="accession-") as folder:
+            staging = _Staging(store, mapping, manifest, name, dynamodb, Path(folder))
+            with staging.files, explaining(Path(manifest.source)):
+                index = staging.stage(id_maps)
+    store.claim(index_path(manifest.run, name), index.dump())
+    return load_index(store, manifest.run, name)
+
+
+def _repeat_head(store: Store, manifest: Manifest, name: str) -> Index:
+    """Nothing changed since the head: no parts, and the head's ID map stands."""
+    assert manifest.parent is not None
+    now = datetime.now(UTC).isoformat()
+    head = load_index(store, manifest.parent, name)
+    rows = head.counts.source_rows
+    return head.model_copy(
+        update={
+            "counts": Counts(source_rows=rows, unchanged=rows, adjusted=head.counts.adjusted),
+            "records_changed": False,
+            "rejects": {"new": 0, "remaining": 0, "resolved": 0},
+            "parts": [],
+            "started_at": now,
+            "ended_at": now,
+        }
+    )
+
+
+class _Staging:
+    def __init__(
+        self, store: Store, mapping: EntityMapping, manifest: Manifest, name: str, dynamodb: DynamoDB, folder: Path
+    ) -> None:
+        self.store, self.manifest, self.name, self.dynamodb, self.folder = store, manifest, name, dynamodb, folder
+        self.entity: Entity = mapping.entities[name]
+        self.table = self.entity.table(manifest.environment)
+        self.builder = ItemBuilder(self.entity, mapping, manifest.namespace)
+        self.now = manifest.started_at
+        self.files = ExitStack()  # open until staging ends, wherever it ends
+        self.shares_identity = True
+        self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
+        self.width = 1 + len(self.entity.columns) + len(self.entity.references)
+
+    def stage(self, id_maps: Mapping[str, str]) -> Index:
+        started = datetime.now(UTC).isoformat()
+        read_before = self.dynamodb.consumed_read_units
+        head = self._fetch_head()
+        snapshot = self.files.enter_context(
+            closing(open_snapshot(fetch_backup(self.store, self.manifest, self.folder)))
+        )
+        for parent, uri in id_maps.items():
+            attach(
+                snapshot,
+                self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db"),
+                f"map_{parent}",
+            )
+        if head is not None:
+            attach(snapshot, head, "head")
+        key = quote(self.entity.source.key)
+        table = quote(self.entity.source.table)
+        rows: int = snapshot.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0]
+        lines = rows + (count_entries(head) if head else 0)
+        per_part = max(int(self.manifest.policy("rows_per_part")), -(-lines // MAX_PARTS))
+        map_file = self.folder / f"{self.name}.db"
+        encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
+        id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
+        parts = self.files.enter_context(PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder))
+        self.decisions = Decisions(
+            self.builder, self.table, self.manifest, self.dynamodb, id_map, parts, self.attributes
+        )
+        self.parents = snapshot
+        progress = Progress(f"stage {self.name}", rows, "rows")
+
+        previous: Any = None
+        for row in snapshot.execute(self._select(table, key, head is not None)):
+            self._stage_row(row, previous)
+            previous = row[0]
+            progress.add(1)
+        if head is not None:
+            for recorded in snapshot.execute(self._select_gone(table, key)):
+                self.decisions.add_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
+        self.decisions.close()
+        if head is not None:
+            copy_tombstones(id_map, head)
+        finish_id_map(id_map)
+        progress.finish()
+
+        map_path = run_path(self.manifest.run, f"id_map/{self.name}.db")
+        digest = self.store.upload(map_path, map_file)
+        written = parts.close()
+        return Index(
+            entity=self.name,
+            table=self.table,
+            counts=Counts(
+                source_rows=rows,
+                read_units=self.dynamodb.consumed_read_units - read_before,
+                **self.decisions.counts,
+            ),
+            rejects=compare_rejects(map_file, head),
+            identity=self.entity.identity,
+            attributes=tuple(sorted(self.attributes)),
+            records_changed=any(part.writes for part in written) or has_changed(map_file, head),
+            id_map=self.store.uri(map_path),
+            id_map_sha256=digest,
+            parts=written,
+            started_at=started,
+            ended_at=datetime.now(UTC).isoformat(),
+        )
+
+    def _fetch_head(self) -> Path | None:
+        if self.manifest.parent is None or self.name not in list_entities(self.store, self.manifest.parent):
+            return None
+        index = load_index(self.store, self.manifest.parent, self.name)
+        self.shares_identity = bool(set(index.identity) & set(self.entity.identity))
+        self.attributes |= set(index.attributes)
+        head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
+        met = find_conflicts(self.store, self.manifest.parent, self.name)
+        mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
+        return head
+
+    def _find_affinity(self, snapshot: sqlite3.Connection) -> str:
+        table, key = self.entity.source.table, self.entity.source.key
+        for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_xinfo(?)", (table,)):
+            if name.lower() == key.lower():
+                return find_affinity(declared)
+        return ""
+
+    def _select(self, table: str, key: str, has_head: bool) -> str:
+        """Key, columns, new ids of the parents, and what the head recorded; in key order.
+
+        The plus takes the affinity from a column, so that keys compare as the ID map declares them (as SQLite's own
+        foreign keys do, by the parent's declaration), and its index serves every row.
+        """
+        columns = [f"s.{key}", *(f"s.{quote(column)}" for column in self.entity.columns)]
+        joins = []
+        for number, (attribute, parent) in enumerate(self.entity.references.items()):
+            column = quote(self.entity.attributes[attribute].column or "")
+            columns.append(f"p{number}.new_id")
+            joins.append(
+                f"LEFT JOIN map_{parent}.id_map p{number} ON p{number}.old_key = +s.{column} "
+                f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
+            )
+        if has_head:
+            columns += [f"h.{field}" for field in Recorded._fields]
+            joins.append(f"LEFT JOIN head.id_map h ON h.old_key = +s.{key} AND h.latest")
+        return f"SELECT {', '.join(columns)} FROM main.{table} s {' '.join(joins)} ORDER BY s.{key}"
+
+    def _select_gone(self, table: str, key: str) -> str:
+        """What the head recorded and the source no longer holds; items of earlier generations that were kept."""
+        return (
+            f"SELECT h.old_key, {', '.join(f'h.{field}' for field in Recorded._fields)}, h.latest FROM head.id_map h "
+            f"LEFT JOIN main.{table} s ON h.old_key = s.{key} COLLATE BINARY "
+            f"WHERE h.state != 'tombstone' AND (s.{key} IS NULL OR NOT h.latest) ORDER BY h.old_key, h.generation"
+        )
+
+    def _stage_row(self, row: tuple[Any, ...], previous: Any) -> None:
+        old_key = row[0]
+        width = self.width
+        recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
+        try:
+            if type(old_key) not in (int, str) or old_key == "":
+                raise Reject(self.entity.source.key, "the key is neither an integer nor text")
+            if old_key == previous and type(old_key) is type(previous):
+                raise Reject(self.entity.source.key, "the key occurs twice")
+            item, adjusted = self.builder.convert(row[1:width])
+            identity = self.builder.digest_identity(item)
+            known = recorded is not None and recorded.state != "tombstone"
+            same = known and recorded is not None and self._is_same(recorded.identity, identity)
+            generation = 0 if recorded is None else recorded.generation + (not same)
+            first_seen = recorded.first_seen if same and recorded is not None else self.now
+            try:
+                new_id = recorded.new_id if same and recorded is not None else self.builder.make_id(old_key, generation)
+            except UnicodeEncodeError:
+                raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
+            prepared = self.builder.prepare(item, new_id, first_seen)
+        except Reject as reject:
+            reason = self._word_orphan(reject) if isinstance(reject, Orphan) else str(reject)
+            holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
+            self.decisions.reject(old_key, reject, reason, recorded if holds else None)
+            return
+        if adjusted:
+            self.decisions.counts["adjusted"] += adjusted
+        entry = Entry(
+            old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
+        )  # fmt: skip
+        if recorded is not None and same:
+            if prepared.checksum == (recorded.row_checksum or recorded.checksum):
+                self.decisions.keep_unchanged(entry, recorded)
+            else:
+                self.decisions.wait(Pending(old_key, new_id, entry, recorded, prepared))
+            return
+        if recorded is not None and known:
+            self.decisions.add_gone(old_key, recorded, 0)
+        self.decisions.add_new(old_key, prepared, entry)
+
+    def _is_same(self, recorded: bytes, found: bytes) -> bool:
+        """Whether a row is the thing that was recorded for its key. Where the mapping names none of the alternatives of
+        the head any more there is nothing to compare, and a row stays what it was."""
+        return not self.shares_identity or is_same_thing(recorded, found)
+
+    def _word_orphan(self, orphan: Orphan) -> str:
+        """An orphan whose parent is in the source says that the parent was rejected."""
+        if orphan.old_key is None:
+            return f"{orphan.column} is NULL, it must refer to a {orphan.parent}"
+        if isinstance(orphan.old_key, str) and not is_unicode(orphan.old_key):
+            return str(orphan)  # SQLite cannot be asked for it
+        query = f"SELECT 1 FROM map_{orphan.parent}.rejects WHERE old_key = ?"
+        if self.parents.execute(query, (orphan.old_key,)).fetchone():
+            return f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
+        return str(orphan)

@@ -1,0 +1,137 @@
+"""The snapshot: one consistent copy of the source, checked, with a digest that repeats; and how the source drifts."""
+
+import hashlib
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from accession.source.database import count_in, expect_ok, explaining, quote, reading
+
+log = logging.getLogger(__name__)
+
+STEP_PAGES = 4096  # pages copied between two calls of `progress`: 16 MiB at SQLite's usual page size
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a snapshot holds; `rows` per ordinary table, `foreign_key_violations` per child table that has any."""
+
+    sha256: str
+    bytes: int
+    page_size: int
+    rows: dict[str, int]
+    foreign_key_violations: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SourceDrift:
+    """Whether the source changed since its snapshot; rows per table then and now, without tables dropped since."""
+
+    changed: bool
+    rows_then: dict[str, int]
+    rows_now: dict[str, int]
+
+
+def take_snapshot(path: Path, destination: Path, progress: Callable[[int, int], None] | None = None) -> Snapshot:
+    """Copy the source as of one moment to `destination` by SQLite's backup API, then check and count the copy.
+
+    Rows still in the WAL are in it; open transactions of others are not. The source keeps its bytes, times and WAL.
+    Copied inside one read transaction: a source in WAL mode goes on being written meanwhile; writers of any other wait.
+    The copy is one file without a WAL, and the same content gives the same bytes (see `_copy`). It appears under
+    its name only when sound and on disk. `progress` gets pages copied and in all. Raises SourceError.
+    """
+    with explaining(path), scratch_copy(destination.parent) as copy:
+        sha256 = _copy(path, copy, progress)
+        with closing(open_snapshot(copy)) as db:
+            expect_ok(db, "integrity_check", path)
+            tables = sorted(row[1] for row in db.execute("PRAGMA main.table_list") if row[2] == "table")
+            tables = [table for table in tables if not table.startswith("sqlite_")]
+            snapshot = Snapshot(
+                sha256=sha256,
+                bytes=copy.stat().st_size,
+                page_size=db.execute("PRAGMA page_size").fetchone()[0],
+                rows=count_in(db, tables),
+                foreign_key_violations=_count_orphans(db, tables),
+            )
+        copy.replace(destination)
+        sync(destination.parent)
+    return snapshot
+
+
+def open_snapshot(path: Path) -> sqlite3.Connection:
+    """Open a snapshot for reading in key order. Only for our own closed copies: takes no locks.
+
+    Text that is not UTF-8 comes back with lone surrogates in place of the bad bytes (a later step rejects them)
+    instead of failing the whole query.
+    """
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return db
+
+
+def source_changed(path: Path, sha256: str, rows_then: Mapping[str, int], scratch: Path) -> SourceDrift:
+    """Tell whether the source still is what the snapshot with this digest holds. Read-only; `scratch` is a folder.
+
+    Takes a second copy and compares digests, since nothing cheaper is sound: time and size miss what is in the WAL,
+    the header's change counter does not move in WAL mode, and row counts miss edits. Raises SourceError.
+    """
+    with explaining(path), scratch_copy(scratch) as copy:
+        changed = _copy(path, copy) != sha256
+        with closing(open_snapshot(copy)) as db:
+            names = {name.lower() for (name,) in db.execute("SELECT name FROM sqlite_schema")}
+            rows_now = count_in(db, [table for table in rows_then if table.lower() in names])
+    return SourceDrift(changed, dict(rows_then), rows_now)
+
+
+def _count_orphans(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
+    counts = {}
+    for table in tables:
+        try:
+            counts[table] = sum(1 for _ in db.execute(f"PRAGMA foreign_key_check({quote(table)})"))
+        except sqlite3.OperationalError as error:  # a declaration that SQLite itself never enforces: staging finds out
+            log.warning("The foreign keys of %s cannot be checked: %s", table, error)
+    return {table: number for table, number in counts.items() if number}
+
+
+def _copy(path: Path, copy: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """Copy the source by the backup API into one settled file, readable by its owner only; return its SHA-256."""
+    copy.touch(mode=0o600)
+    with reading(path) as source, closing(sqlite3.connect(copy)) as target:
+        report = progress or (lambda _done, _all: None)
+        source.backup(target, pages=STEP_PAGES, progress=lambda _, left, pages: report(pages - left, pages))
+        target.execute("PRAGMA journal_mode = DELETE")
+    # What differs between two copies of the same content: the counter of changes (24), its echo (92) and the number of
+    # the SQLite that wrote last (96). Set to constants: both counters only have to be equal ("Database File Format").
+    with copy.open("r+b") as file:
+        for offset, value in ((24, 1), (92, 1), (96, 3_040_000)):
+            file.seek(offset)
+            file.write(value.to_bytes(4))
+    sync(copy)
+    return digest_file(copy)
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read as a stream."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def scratch_copy(folder: Path) -> Iterator[Path]:
+    """Give a free name in a private folder on the same disk, which goes away with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix=".accession-", dir=folder) as scratch:
+        yield Path(scratch, "copy.db")

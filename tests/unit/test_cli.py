@@ -1,0 +1,210 @@
+"""What `make` commands say when they are called wrongly, and what they show of Airflow's log."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accession.cli import main
+from accession.cli.airflow_process import DagTest, choose_lines
+from accession.mapping.load import MAPPINGS
+
+LOG = """\
+2026-01-05T12:00:00.1Z WARNING [py.warnings] Could not import graphviz.
+Run `pip install graphviz`
+2026-01-05T12:00:01.1Z INFO [airflow.sdk.definitions.dag] [DAG TEST] starting task_id=stage.user map_index=-1
+2026-01-05T12:00:01.2Z INFO [accession.stage] user: 100 of 200 rows
+2026-01-05T12:00:01.3Z WARNING [accession.stage] 1 row rejected
+2026-01-05T12:00:02.1Z INFO [airflow.sdk.definitions.dag] [DAG TEST] starting task_id=migrate.user map_index=3
+2026-01-05T12:00:02.2Z INFO [accession.report] table
+----- -
+user  1
+2026-01-05T12:00:02.3Z INFO [accessioned.elsewhere] not ours
+2026-01-05T12:00:03.1Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+  File "x.py", line 1, in x
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
+
+2026-01-05T12:00:03.2Z ERROR [accession.report] said by us
+2026-01-05T12:00:03.2Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: said by us
+2026-01-05T12:00:03.2Z ERROR [accession.report] undo it:
+  make rollback
+2026-01-05T12:00:03.2Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: undo it:
+  make rollback
+2026-01-05T12:00:03.2Z INFO [task] ::group::Post Execute
+2026-01-05T12:00:03.3Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
+2026-01-05T12:00:03.4Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+accession.errors.RefusedError: 3 rows are rejected, max_rejects is 2: mend them.
+2026-01-05T12:00:04.1Z ERROR [task] Task failed with exception
+Traceback (most recent call last):
+KeyError: 'x'
+"""
+
+
+def test_of_airflows_log_a_person_sees_tasks_our_own_words_and_reasons() -> None:
+    assert list(choose_lines(LOG.splitlines())) == [
+        ("  stage.user", False),
+        ("      user: 100 of 200 rows", True),
+        ("    ! 1 row rejected", True),
+        ("  migrate.user[3]", False),
+        ("      table", True),
+        ("      ----- -", True),
+        ("      user  1", True),
+        ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
+        ("    ! said by us", True),
+        ("    ! undo it:", True),
+        ("        make rollback", True),
+        ("    ! 3 rows are rejected, max_rejects is 2: mend them.", False),
+        ("    ! KeyError: 'x'", False),
+    ]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The DAG runs that a command asked for; Airflow itself is not started."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def run_dag(dag_id: str, conf: dict[str, Any], **_: Any) -> DagTest:
+        asked.append((dag_id, conf))
+        return DagTest(True, (), Path("log"))
+
+    monkeypatch.setattr(main, "run_dag", run_dag)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["deploy"], "ENVIRONMENT is missing: make deploy ENVIRONMENT=dev"),
+        (["migrate", "--environment", "dev"], "SOURCE is missing: make migrate SOURCE="),
+        (["rollback", "--environment", "dev"], "RUN is missing: make rollback RUN="),
+        (["migrate", "--environment", "dev", "--source", "x", "--conf", "{"], "CONF is not JSON"),
+        (["migrate", "--environment", "dev", "--source", "x", "--conf", "[]"], "CONF is JSON, but not an object"),
+        (
+            ["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"source": "/y"}'],
+            "source is /x on the command line, but /y in CONF: give it once",
+        ),
+        (["migrate", "--environment", "prod", "--source", "/x"], "A run in prod asks a person"),
+        (["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"approval": "always"}'], "asks a person"),
+        (["audit"], "ENVIRONMENT is missing: make audit ENVIRONMENT=dev"),
+        (["rollback", "--environment", "prod", "--run", "r"], "A run in prod asks a person"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_starts_nothing(
+    arguments: list[str], sentence: str, runs: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert runs == []
+
+
+def test_a_resume_needs_no_source(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is printed as `make migrate ENVIRONMENT=dev RESUME=…`, to be typed as it stands."""
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert main.main(["migrate", "--environment", "dev", "--resume", "r"]) == 0
+    assert runs == [("migrate_book_library", {"environment": "dev", "resume": "r", "bucket": "ours"})]
+
+
+def test_migrate_hands_the_dag_what_was_typed(runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    call = [
+        "migrate",
+        "--source",
+        "site.db",
+        "--environment",
+        "prod",
+        "--resume",
+        "r",
+        "--conf",
+        '{"approval": "never"}',
+    ]
+    assert main.main(call) == 0
+    assert runs == [
+        (
+            "migrate_book_library",
+            {
+                "approval": "never",
+                "environment": "prod",
+                "source": str(tmp_path / "site.db"),  # tasks work elsewhere
+                "resume": "r",
+                "bucket": "ours",
+            },
+        )
+    ]
+
+
+def test_bucket_in_conf_wins_and_a_dry_run_asks_nobody(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    conf = '{"dry_run": true, "bucket": "theirs"}'
+    assert main.main(["migrate", "--source", "s3://b/k.db", "--environment", "prod", "--conf", conf]) == 0
+    [(_, given)] = runs
+    assert given == {"dry_run": True, "bucket": "theirs", "environment": "prod", "source": "s3://b/k.db"}
+
+
+def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "run_dag", lambda *_, **__: DagTest(False, (), Path("log")))
+    assert main.main(["migrate", "--source", "x", "--environment", "dev", "--conf", '{"bucket": "b12"}']) == 1
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ('{"on_conflict": "keeep"}', "param on_conflict: should be 'refuse', 'keep' or 'overwrite'"),
+        ('{"max_rejects": "many"}', "param max_rejects: "),
+        ('{"max_rejects": NaN}', "param max_rejects: "),
+        ('{"max_rejects": 9223372036854775808}', "param max_rejects: "),
+        ('{"bucket": 5}', "param bucket: "),
+        ('{"sauce": 1}', "param sauce: there is no such param"),
+        ("[" * 5000, "CONF is not JSON"),
+    ],
+)
+def test_a_wrong_param_is_named_before_airflow_starts(
+    runs: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], conf: str, message: str
+) -> None:
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert main.main(["migrate", "--source", "site.db", "--environment", "dev", "--conf", conf]) == 2
+    assert message in capsys.readouterr().err
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "message"),
+    [
+        ({"AWS_ENDPOINT_URL": "localhost:4566"}, [], "AWS_ENDPOINT_URL is localhost:4566, which is no address"),
+        ({"AWS_PROFILE": "nope"}, [], "AWS could not be asked: The config profile (nope) could not be found"),
+        ({}, ["--mapping", "nope"], "MAPPING=nope: there is no such mapping, known are book_library"),
+    ],
+)
+def test_what_is_wrong_around_a_command_is_a_sentence(
+    runs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main.main(["migrate", "--source", "site.db", "--environment", "dev", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_another_mapping_is_another_dag(runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.yaml").write_text(
+        (MAPPINGS / "book_library.yaml").read_text().replace("name: book_library", "name: other")
+    )
+    monkeypatch.setattr("accession.mapping.load.MAPPINGS", tmp_path)
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    assert main.main(["migrate", "--source", "s", "--environment", "dev", "--mapping", "other"]) == 0
+    assert main.main(["rollback", "--run", "r", "--environment", "dev", "--mapping", "other"]) == 0
+    assert [run[0] for run in runs] == ["migrate_other", "rollback_other"]
