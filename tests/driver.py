@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts.change_set import Change, Index, load_index, read_changes
-from accession.artifacts.execution import Executed
+from accession.artifacts.change_set import Change, StagedEntity, load_staged_entity, read_changes
+from accession.artifacts.execution import Execution
 from accession.artifacts.id_map import COLUMNS, Entry, open_id_map
 from accession.artifacts.manifest import Manifest, load_manifest
 from accession.artifacts.plan import Plan
@@ -22,7 +22,7 @@ from accession.mapping.load import MAPPINGS, load_mapping
 from accession.mapping.model import Mapping
 from accession.params import MigrateParams, check_params
 from accession.run.backup import start_run
-from accession.run.finish import Ended, end_run
+from accession.run.finish import Outcome, end_run
 from accession.run.migrate import migrate_part, remove_items
 from accession.run.plan import make_plan, refuse_plan
 from accession.run.preflight import check_all, check_empty
@@ -76,12 +76,12 @@ class Driver:
         self.run_name = manifest.run
         return manifest
 
-    def stage(self, name: str) -> Index:
+    def stage(self, name: str) -> StagedEntity:
         """Stage one entity; its parents are staged already."""
         id_maps = {parent: self.index(parent).id_map for parent in self.mapping.parents[name]}
         return stage_entity(self.store, self.mapping, self.manifest, name, id_maps, self.connect())
 
-    def stage_all(self) -> dict[str, Index]:
+    def stage_all(self) -> dict[str, StagedEntity]:
         """Name the run and stage all entities, parents first."""
         self.start()
         return {name: self.stage(name) for name in self.mapping.order}
@@ -97,14 +97,14 @@ class Driver:
         manifest = self.manifest
         state = load_state(self.store)
         mine = state is not None and state.open is not None and state.open.run == manifest.run
-        if manifest.parent is None and not mine and manifest.policy("existing_items") == "refuse":
+        if manifest.parent is None and not mine and manifest.param("existing_items") == "refuse":
             check_empty(self.mapping, manifest.environment, self.connect())
         opened = open_target(self.store, manifest.run, manifest.parent).open
         assert opened is not None
         self.epoch = opened.epoch
         return opened.epoch
 
-    def migrate(self, name: str) -> list[Executed]:
+    def migrate(self, name: str) -> list[Execution]:
         """Write the parts of one entity."""
         parts = range(len(self.index(name).parts))
         return [
@@ -124,7 +124,7 @@ class Driver:
 
     def end(self, **ended: Any) -> Report:
         """End the run, as verified unless told otherwise."""
-        how = Ended(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | ended)
+        how = Outcome(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | ended)
         return end_run(self.store, self.mapping, self.manifest, how)
 
     def run(self) -> Report:
@@ -153,9 +153,9 @@ class Driver:
             accept_conflicts=accept_conflicts,
         )
 
-    def index(self, name: str) -> Index:
+    def index(self, name: str) -> StagedEntity:
         """What staging said of one entity."""
-        return load_index(self.store, self.run_name, name)
+        return load_staged_entity(self.store, self.run_name, name)
 
     def changes(self, name: str) -> list[Change]:
         """The change set of one entity."""

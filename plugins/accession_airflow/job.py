@@ -111,7 +111,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
     return Job(mapping, params, store, s3)
 
 
-def name_trigger(context: Any) -> str:
+def find_actor(context: Any) -> str:
     """Who triggered the run: a name of Airflow's, or of this machine where there is no Airflow to log in to."""
     run = context["dag_run"]
     name = getattr(run, "triggering_user_name", None)

@@ -23,7 +23,7 @@ from accession.errors import AccessionError, StoreError, TransientError
 from accession.progress import show_seconds
 from accession.run import TEMPLATES, describe_report, find_tone, make_environment
 from accession_airflow.job import BUCKET_VARIABLE
-from accession_airflow.target import NotFoundError, RunName, TargetDep, find_address, index_mappings, list_targets
+from accession_airflow.target import AuditTargetDep, NotFoundError, RunName, find_address, index_mappings, list_targets
 
 OURS = Path(__file__).parent / "templates"
 RUNS_A_PAGE = 25
@@ -105,7 +105,9 @@ def find_run(
     )
 
 
-def show_runs(request: Request, target: TargetDep, before: Annotated[int | None, Query(ge=1)] = None) -> HTMLResponse:
+def show_runs(
+    request: Request, target: AuditTargetDep, before: Annotated[int | None, Query(ge=1)] = None
+) -> HTMLResponse:
     """The register, newest first."""
     state = history.find_state(target.store)
     last = history.count_records(target.store, state)
@@ -125,7 +127,7 @@ def show_runs(request: Request, target: TargetDep, before: Annotated[int | None,
     )
 
 
-def show_run(request: Request, target: TargetDep, run: RunName) -> HTMLResponse:
+def show_run(request: Request, target: AuditTargetDep, run: RunName) -> HTMLResponse:
     """One run: its verdict, or how far it has come."""
     dossier = history.open_dossier(target.store, target.mapping, run)
     report, state = dossier.report, dossier.state
@@ -153,7 +155,7 @@ def show_run(request: Request, target: TargetDep, run: RunName) -> HTMLResponse:
 
 def show_rows(
     request: Request,
-    target: TargetDep,
+    target: AuditTargetDep,
     run: RunName,
     entity: Wanted = "",
     kind: Annotated[str, Query(pattern="^(rejects|conflicts)$")] = "rejects",
@@ -161,7 +163,7 @@ def show_rows(
     page: Page = 1,
 ) -> HTMLResponse:
     """Rejects or kept conflicts of an entity, filtered, a page at a time."""
-    indexes = {name: history.find_index(target.store, run, name) for name in target.mapping.order}
+    indexes = {name: history.find_staged_entity(target.store, run, name) for name in target.mapping.order}
     numbers = {
         name: (index.counts.rejected if kind == "rejects" else index.counts.conflicts) if index else 0
         for name, index in indexes.items()
@@ -169,7 +171,7 @@ def show_rows(
     entity = entity or next((name for name, number in numbers.items() if number), target.mapping.order[0])
     if entity not in indexes:
         raise NotFoundError(f"there is no entity {entity} in the mapping {target.mapping.name}.")
-    index, leaf = indexes[entity], id_map_cache.Leaf([], 0)
+    index, leaf = indexes[entity], id_map_cache.ListPage([], 0)
     if index is not None:
         with id_map_cache.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
             query = id_map_cache.list_rejects if kind == "rejects" else id_map_cache.list_kept
@@ -193,19 +195,19 @@ def show_rows(
     )
 
 
-def show_ids(request: Request, target: TargetDep, run: RunName, q: Wanted = "") -> HTMLResponse:
+def show_ids(request: Request, target: AuditTargetDep, run: RunName, q: Wanted = "") -> HTMLResponse:
     """The ID maps: an old id or a new one, and what it is on the other side."""
-    found: list[id_map_cache.Looked] = []
+    found: list[id_map_cache.FoundEntry] = []
     wanted = q.strip()
     for name in target.mapping.order if wanted else ():
-        index = history.find_index(target.store, run, name)
+        index = history.find_staged_entity(target.store, run, name)
         if index is not None:
             with id_map_cache.open_map(target.store, target.store.path(index.id_map), index.id_map_sha256) as id_map:
                 found += id_map_cache.look_up(id_map, name, wanted)
     return _show(request, "ids.html", target=target, run=run, wanted=wanted, found=found)
 
 
-def show_artifacts(request: Request, target: TargetDep, run: RunName, page: Page = 1) -> HTMLResponse:
+def show_artifacts(request: Request, target: AuditTargetDep, run: RunName, page: Page = 1) -> HTMLResponse:
     """Every artifact of a run with its digest, as the register has it."""
     dossier = history.open_dossier(target.store, target.mapping, run)
     records = history.count_records(target.store, dossier.state)
@@ -225,7 +227,7 @@ def show_artifacts(request: Request, target: TargetDep, run: RunName, page: Page
     )
 
 
-def show_verdict(request: Request, target: TargetDep) -> HTMLResponse:
+def show_verdict(request: Request, target: AuditTargetDep) -> HTMLResponse:
     """Proves the register and every artifact anew, as `make audit` does; it takes as long as reading them all."""
     started = time.monotonic()
     audit = audit_target(target.store)

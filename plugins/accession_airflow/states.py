@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accession.errors import AccessionError
-from accession_airflow.job import Job, name_trigger
+from accession_airflow.job import Job, find_actor
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
     return {task: str(state) for task, state in states.get(run_id, {}).items()}
 
 
-def gather_ended(job: Job, context: Any, run: str | None) -> Any:
+def gather_outcome(job: Job, context: Any, run: str | None) -> Any:
     """How the run went, as Airflow saw it."""
     from accession.artifacts import Step
-    from accession.run import Ended
+    from accession.run import Outcome
 
     ti = context["ti"]
     states = _find_states(
@@ -46,14 +46,14 @@ def gather_ended(job: Job, context: Any, run: str | None) -> Any:
     answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
     checked = ti.xcom_pull(task_ids="preflight")
     drift = _find_drift(job, run) if run is not None else None
-    return Ended(
+    return Outcome(
         is_verified=all(state == "success" for task, state in states.items() if task.split(".")[0] in WRITERS),
         is_rolled_back=states.get("rollback") == "success",
         is_refused=bool(failed) and bool(errors) and errors[0]["kind"] == "RefusedError",
         failure=failure,
         rejected_by=answer.get("by") if answer.get("chosen") == ["Reject"] else None,
         approved_by=answer.get("by") if answer.get("chosen") == ["Approve"] else None,
-        by=name_trigger(context) if job.params.resume else None,
+        by=find_actor(context) if job.params.resume else None,
         epoch=ti.xcom_pull(task_ids="open_run"),
         preflight=Step(name="preflight", **checked) if checked else None,
         source_changed=bool(drift and drift.changed),

@@ -31,7 +31,7 @@ class NotFoundError(AccessionError):
     """The address names nothing that may be shown."""
 
 
-class Target(NamedTuple):
+class AuditTarget(NamedTuple):
     """A target whose address was checked."""
 
     dag_id: str
@@ -48,15 +48,15 @@ def find_target(
     dag_id: Annotated[str, Path(max_length=250)],
     bucket: Annotated[str, Path(pattern=BUCKET)],
     environment: Annotated[str, Path(pattern=ENVIRONMENT)],
-) -> Target:
+) -> AuditTarget:
     """The target of an address. Raises NotFoundError."""
     mapping = index_mappings().get(dag_id)
     if mapping is None or bucket not in _find_buckets(mapping):
         raise NotFoundError(f"there is no target {dag_id} in bucket {bucket} here: see the list of targets.")
-    return Target(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
+    return AuditTarget(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
 
 
-TargetDep = Annotated[Target, Depends(find_target)]
+AuditTargetDep = Annotated[AuditTarget, Depends(find_target)]
 RunName = Annotated[str, Path(pattern=RUN)]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from accession.errors import ParamsError, RefusedError
-from accession_airflow.job import Job, body, name_trigger
-from accession_airflow.states import gather_ended, has_failed
+from accession_airflow.job import Job, body, find_actor
+from accession_airflow.states import gather_outcome, has_failed
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def preflight(job: Job, context: Any) -> dict[str, str]:
         with job.fetch_source() as source:
             check_all(job.mapping, job.params, source, job.store, job.connect())
     if job.params.unseal:
-        unseal_target(job.store, job.params.unseal, name_trigger(context))
+        unseal_target(job.store, job.params.unseal, find_actor(context))
     return {"started_at": started, "ended_at": datetime.now(UTC).isoformat()}
 
 
@@ -43,7 +43,7 @@ def backup(job: Job, context: Any) -> str:
         run = check_resumable(job.store, job.mapping, job.params.resume).run
     else:
         with job.fetch_source() as source:
-            by, airflow_run = name_trigger(context), context["dag_run"].run_id
+            by, airflow_run = find_actor(context), context["dag_run"].run_id
             run = start_run(job.store, job.mapping, job.params, source, job.source, by, airflow_run).run
     context["ti"].xcom_push(key="run", value=run)
     return run
@@ -90,7 +90,7 @@ def open_run(job: Job, context: Any, run: str) -> int:
     if state is not None and state.head == run:
         raise AirflowSkipException(f"run {run} is committed already: nothing is to be written")
     mine = state is not None and state.open is not None and state.open.run == run
-    if manifest.parent is None and not mine and manifest.policy("existing_items") == "refuse":
+    if manifest.parent is None and not mine and manifest.param("existing_items") == "refuse":
         check_empty(job.mapping, manifest.environment, job.connect())
     return open_target(job.store, run, manifest.parent).open.epoch
 
@@ -100,10 +100,10 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
     """Write the puts and updates of one part."""
     from airflow.sdk import get_current_context
 
-    from accession.artifacts import load_index
+    from accession.artifacts import load_staged_entity
     from accession.run import migrate_part as migrate
 
-    parts = load_index(job.store, run, name).parts
+    parts = load_staged_entity(job.store, run, name).parts
     get_current_context()["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
     done = migrate(job.store, job.mapping, job.load_manifest(run), name, part, job.connect(run, epoch))
     return {"written": done.written, "already": done.already, "conflicts": len(done.conflicts)}
@@ -149,7 +149,7 @@ def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     state = take_over(job.store, run)
     settle()
     dynamodb = job.connect(run, state.open.epoch)
-    undone = undo_run(job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=name_trigger(context))
+    undone = undo_run(job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=find_actor(context))
     return {name: entity.model_dump() for name, entity in undone.entities.items()}
 
 
@@ -160,7 +160,7 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     from accession.run import end_run, show_summary
 
     run = context["ti"].xcom_pull(task_ids="backup", key="run")
-    ended = gather_ended(job, context, run)
+    ended = gather_outcome(job, context, run)
     if run is None:
         context["ti"].xcom_push(key="note", value="nothing was written, failed")
         raise RefusedError(f"the run ended before its backup, and nothing was written: {ended.failure}")
@@ -211,7 +211,7 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     state = take_for_undo(job.store, run)
     settle()
     dynamodb = job.connect(run, state.open.epoch)
-    accept, by = job.params.accept_conflicts, name_trigger(context)
+    accept, by = job.params.accept_conflicts, find_actor(context)
     undone = undo_run(
         job.store, job.mapping, manifest, dynamodb, epoch=state.open.epoch, by=by, accept_conflicts=accept
     )

@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import orjson
 
-from accession.artifacts.change_set import load_index, read_lines, split_put
+from accession.artifacts.change_set import load_staged_entity, read_lines, split_put
 from accession.artifacts.store import Store, client_config
 from accession.cli.ministack import start_ministack
 from accession.mapping.load import MAPPINGS, load_mapping
@@ -182,7 +182,7 @@ class Lab:
     def read_items(self, library: Prepared, name: str = "user_book") -> Iterator[dict[str, Any]]:
         """The items of a change set, as typed JSON."""
         store = self.store(library.environment)
-        for part in load_index(store, library.run, name).parts:
+        for part in load_staged_entity(store, library.run, name).parts:
             for line in read_lines(store, library.run, name, part):
                 put = split_put(line)
                 assert put

@@ -13,7 +13,7 @@ from typing import Any
 
 from measure import measured
 
-from accession.artifacts.change_set import load_index
+from accession.artifacts.change_set import load_staged_entity
 from accession.artifacts.manifest import load_manifest
 from accession.artifacts.store import Store
 from accession.cli.sample import write_sample
@@ -69,7 +69,7 @@ def open_run(store: Store, _: DynamoDB, given: dict[str, Any]) -> dict[str, Any]
 
 def migrate(store: Store, dynamodb: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
     manifest = load_manifest(store, given["run"])
-    parts = given.get("parts") or [part.part for part in load_index(store, given["run"], given["name"]).parts]
+    parts = given.get("parts") or [part.part for part in load_staged_entity(store, given["run"], given["name"]).parts]
     done = [migrate_part(store, MAPPING, manifest, given["name"], part, dynamodb) for part in parts]
     return {"rows": sum(part.written for part in done), "write_units": dynamodb.consumed_write_units}
 

@@ -27,7 +27,7 @@ from accession.mapping.load import MAPPINGS, load_mapping
 from accession.mapping.model import Mapping
 from accession.params import MigrateParams
 from accession.run.backup import start_run
-from accession.run.finish import Ended, end_run, seal_target
+from accession.run.finish import Outcome, end_run, seal_target
 from accession.run.migrate import migrate_part, remove_items
 from accession.run.plan import make_plan
 from accession.run.rollback import take_for_undo, undo_run
@@ -81,7 +81,7 @@ class History:
             verify_entity(self.store, self.mapping, manifest, name, self.connect())
 
     def end(self, manifest: Manifest, **ended: Any) -> Report:
-        return end_run(self.store, self.mapping, manifest, Ended(**ended))
+        return end_run(self.store, self.mapping, manifest, Outcome(**ended))
 
     def run(self, **params: Any) -> Report:
         manifest = self.stage(**params)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from accession.artifacts.execution import JOIN_SECONDS, LOOK_SECONDS, executed_path, started_path
+from accession.artifacts.execution import JOIN_SECONDS, LOOK_SECONDS, execution_path, started_path
 from accession.artifacts.store import Store
 from accession.run.share import Share, count_parts_at_work
 from conftest import Library
@@ -35,7 +35,7 @@ def test_a_task_takes_as_much_as_there_are_parts_at_work(store: Store) -> None:
     assert (share(), clock.slept) == (1000, 0), "one alone neither waits nor shares"
     for part in range(1, 4):
         store.put(started_path(RUN, "book", part), b"")
-    store.put(executed_path(RUN, "book", 3), b"{}")
+    store.put(execution_path(RUN, "book", 3), b"{}")
     assert share() == 1000, "it does not look for every request"
     clock.now += LOOK_SECONDS
     assert share() == pytest.approx(1000 / 3)

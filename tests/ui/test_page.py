@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from accession.artifacts.change_set import index_path, load_index
+from accession.artifacts.change_set import load_staged_entity, staged_entity_path
 from accession.artifacts.document import run_path
 from accession.artifacts.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
 from accession.cli.sample import write_sample
@@ -459,11 +459,11 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
     reason = "date_added: 'some day in spring' is not a date or time"
     add_rejects(connection, (RejectedRow(number, "date_added", reason, 0) for number in range(MILLION)))
     finish_id_map(connection)
-    index = load_index(driver.store, driver.run_name, "user_book")
+    index = load_staged_entity(driver.store, driver.run_name, "user_book")
     digest = driver.store.upload(driver.store.path(index.id_map), id_map)
     counts = index.counts.model_copy(update={"rejected": MILLION})
     changed = index.model_copy(update={"id_map_sha256": digest, "counts": counts})
-    driver.store.put(index_path(driver.run_name, "user_book"), changed.dump())
+    driver.store.put(staged_entity_path(driver.run_name, "user_book"), changed.dump())
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["entity", "table", "key", "column", "reason", "held", "since"])

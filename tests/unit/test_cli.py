@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from accession.cli import main
-from accession.cli.airflow_process import DagTest, choose_lines
+from accession.cli.airflow_process import AirflowRun, choose_lines
 from accession.mapping.load import MAPPINGS
 
 LOG = """\
@@ -71,9 +71,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The DAG runs that a command asked for; Airflow itself is not started."""
     asked: list[tuple[str, dict[str, Any]]] = []
 
-    def run_dag(dag_id: str, conf: dict[str, Any], **_: Any) -> DagTest:
+    def run_dag(dag_id: str, conf: dict[str, Any], **_: Any) -> AirflowRun:
         asked.append((dag_id, conf))
-        return DagTest(True, (), Path("log"))
+        return AirflowRun(True, (), Path("log"))
 
     monkeypatch.setattr(main, "run_dag", run_dag)
     return asked
@@ -152,7 +152,7 @@ def test_bucket_in_conf_wins_and_a_dry_run_asks_nobody(runs: list[Any], monkeypa
 
 
 def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "run_dag", lambda *_, **__: DagTest(False, (), Path("log")))
+    monkeypatch.setattr(main, "run_dag", lambda *_, **__: AirflowRun(False, (), Path("log")))
     assert main.main(["migrate", "--source", "x", "--environment", "dev", "--conf", '{"bucket": "b12"}']) == 1
 
 

@@ -14,7 +14,7 @@ from accession.artifacts.manifest import SnapshotRef
 from accession.artifacts.report import Amount, EntityReport, Report, Step
 from accession.artifacts.rollback import Rollback, Undone
 from accession.commands import show_rollback
-from accession.run.report_page import SHOWN, draw_timeline, render_html, word_verdict
+from accession.run.report_page import SHOWN, describe_verdict, draw_timeline, render_html
 
 RUN = "20260105T120000Z-0123abcd"
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -133,28 +133,28 @@ def render(report: Report, rejects_csv: bytes = b"", rollback: Rollback | None =
 def test_the_verdict_comes_first_and_is_a_sentence(status: Any) -> None:
     report = make_report(status=status)
     text = render(report).text
-    assert text.index(word_verdict(report)) < text.index("What the words mean")
-    assert word_verdict(report).endswith(".")
+    assert text.index(describe_verdict(report)) < text.index("What the words mean")
+    assert describe_verdict(report).endswith(".")
 
 
 def test_each_status_has_its_own_verdict() -> None:
-    verdicts = {word_verdict(make_report(status=status)) for status in STATUSES}
-    verdicts.add(word_verdict(make_report(status="failed", is_open=True)))
+    verdicts = {describe_verdict(make_report(status=status)) for status in STATUSES}
+    verdicts.add(describe_verdict(make_report(status="failed", is_open=True)))
     none = Amount(planned=5, consumed=0)
-    verdicts.add(word_verdict(make_report(status="failed", write_units=none)))
+    verdicts.add(describe_verdict(make_report(status="failed", write_units=none)))
     assert len(verdicts) == len(STATUSES) + 2
 
 
 def test_a_verified_run_says_how_much_was_proved_and_what_was_left_out() -> None:
     entities = {"user": EntityReport(table="T", verified=2318, rejected=1)}
-    assert word_verdict(make_report(entities=entities)) == (
+    assert describe_verdict(make_report(entities=entities)) == (
         "All is well: 2,318 items are in the tables and proved equal to the source. 1 row was left out."
     )
 
 
 def test_a_dry_run_says_what_it_would_have_done() -> None:
     entities = {"user": EntityReport(table="T", put=3, deleted=1)}
-    assert word_verdict(make_report(status="dry_run", entities=entities)) == (
+    assert describe_verdict(make_report(status="dry_run", entities=entities)) == (
         "A rehearsal: nothing was written. 3 created, 1 deleted would have been."
     )
 

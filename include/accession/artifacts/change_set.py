@@ -81,7 +81,7 @@ class Counts(Document):
     put_bytes: int = 0
 
 
-class Index(Document):
+class StagedEntity(Document):
     """`changes/<entity>/index.json`: written last, so that a part without it does not count. `attributes` are those
     that the runs up to this one have written: all others of an item are the application's."""
 
@@ -104,14 +104,14 @@ def part_path(run: str, entity: str, part: int) -> str:
     return run_path(run, f"changes/{entity}/{part:05d}.jsonl.gz")
 
 
-def index_path(run: str, entity: str) -> str:
+def staged_entity_path(run: str, entity: str) -> str:
     """Where the index of an entity's parts lies."""
     return run_path(run, f"changes/{entity}/index.json")
 
 
-def load_index(store: Store, run: str, entity: str) -> Index:
+def load_staged_entity(store: Store, run: str, entity: str) -> StagedEntity:
     """The index of an entity's parts."""
-    return store.get_document(index_path(run, entity), Index)
+    return store.get_document(staged_entity_path(run, entity), StagedEntity)
 
 
 def encode_put(key: str, old_key: Any, units: int, checksum: bytes, data: bytes) -> bytes:

@@ -9,7 +9,7 @@ LOOK_SECONDS = 1.0  # how often a task looks how many share the cap: one S3 LIST
 JOIN_SECONDS = 1.5  # after which everybody has looked, with half a second for the LIST
 
 
-class Kept(Document):
+class WriteConflict(Document):
     """A conflict met while writing: the application's item stands. `checksum` is what an earlier run wrote there; None
     where this run wrote it before the application did, so that its undo has to look at it."""
 
@@ -19,14 +19,14 @@ class Kept(Document):
     reason: str
 
 
-class Executed(Document):
+class Execution(Document):
     """What one execution of a part did; `progress/<entity>/<part>.json`."""
 
     entity: str
     part: int | None
     written: int
     already: int
-    conflicts: list[Kept]
+    conflicts: list[WriteConflict]
     write_units: float
     read_units: float = 0.0
     throttled: int
@@ -39,7 +39,7 @@ def started_path(run: str, entity: str, part: int, step: str = "migrate") -> str
     return run_path(run, f"progress/{entity}/{part:05d}.{step}.started")
 
 
-def executed_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
+def execution_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
     """What the last execution of a part did."""
     return run_path(run, f"progress/{entity}/{part:05d}.{step}.json")
 
@@ -49,10 +49,10 @@ def was_started(store: Store, run: str, entity: str, part: int, step: str = "mig
     return store.has(started_path(run, entity, part, step))
 
 
-def find_conflicts(store: Store, run: str, entity: str) -> list[Kept]:
+def find_conflicts(store: Store, run: str, entity: str) -> list[WriteConflict]:
     """The conflicts that the writers of a run met in one entity."""
-    kept: list[Kept] = []
+    kept: list[WriteConflict] = []
     for path in store.list(run_path(run, f"progress/{entity}/")):
         if path.endswith(".json"):
-            kept += store.get_document(path, Executed).conflicts
+            kept += store.get_document(path, Execution).conflicts
     return kept

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from accession.errors import SourceError
 
-State = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
+EntryState = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
 
 # Parents in these states are in the source and in the target, so that children resolve.
 RESOLVING = "('live', 'kept_conflict', 'held_reject')"
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     checksum: bytes
     row_checksum: bytes | None
     first_seen: str
-    state: State
+    state: EntryState
     written: int
 
 

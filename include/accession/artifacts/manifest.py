@@ -41,7 +41,7 @@ class Manifest(Document):
     started_at: str
     ended_at: str
 
-    def policy(self, name: str) -> Any:
+    def param(self, name: str) -> Any:
         """A param of the run."""
         return self.params[name]
 

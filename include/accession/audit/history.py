@@ -14,23 +14,23 @@ from itertools import islice
 from typing import NamedTuple
 
 from accession.artifacts import (
-    Index,
     Manifest,
     Plan,
     Report,
     Rollback,
+    StagedEntity,
     Store,
     Verification,
-    executed_path,
+    execution_path,
     find_plan,
     find_rollback,
-    index_path,
     load_manifest,
     run_path,
+    staged_entity_path,
     started_path,
     verification_path,
 )
-from accession.audit.id_map_cache import Left
+from accession.audit.id_map_cache import ListedRow
 from accession.errors import StoreError
 from accession.mapping import Mapping
 from accession.target import PATH, LogRecord, State, log_path, parse_state
@@ -41,7 +41,7 @@ RECENT = timedelta(days=7)  # a run without a record that is older has died, and
 PEEKED_BYTES = 64 * 1024
 
 
-class Entry(NamedTuple):
+class RegisterEntry(NamedTuple):
     """A line of the list of runs: a record of the register, and the numbers of the run that ended with it."""
 
     sequence: int
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
         return self.report is not None and was_undone(self.report, self.rollback)
 
 
-class Step(NamedTuple):
+class StepProgress(NamedTuple):
     """A step of a run that has not ended: done, at work or waiting; of how many, and what it did."""
 
     name: str
@@ -68,7 +68,7 @@ class Step(NamedTuple):
 class Live(NamedTuple):
     """How far a run has come: its steps; items written of all, the rate a second and the seconds left."""
 
-    steps: list[Step]
+    steps: list[StepProgress]
     written: int
     total: int
     per_second: float
@@ -99,25 +99,25 @@ def count_records(store: Store, state: State | None) -> int:
     return last + 1 if state and store.has(log_path(last + 1)) else last
 
 
-def list_entries(store: Store, newest: int, size: int) -> list[Entry]:
+def list_entries(store: Store, newest: int, size: int) -> list[RegisterEntry]:
     """The records from `newest` backwards, at most `size`."""
     numbers = range(newest, max(newest - size, 0), -1)
     found = dict(run_all(numbers, lambda number: _read_entry(store, number), IN_FLIGHT))
     return [found[number] for number in numbers]
 
 
-def _read_entry(store: Store, number: int) -> Entry:
+def _read_entry(store: Store, number: int) -> RegisterEntry:
     try:
         record = _load_record(store, number)
     except (StoreError, ValueError):
-        return Entry(number, None, None, None)
+        return RegisterEntry(number, None, None, None)
     if record.run is None or record.action != "run":
-        return Entry(number, record, None, None)
+        return RegisterEntry(number, record, None, None)
     try:
         report = _load_report(store, record.run, record.artifacts.get(run_path(record.run, "report.json"), ""))
     except (StoreError, ValueError):  # it was removed or altered: the record stands, the audit says what is wrong
-        return Entry(number, record, None, None)
-    return Entry(number, record, report, find_rollback(store, record.run) if report else None)
+        return RegisterEntry(number, record, None, None)
+    return RegisterEntry(number, record, report, find_rollback(store, record.run) if report else None)
 
 
 @lru_cache(maxsize=4096)
@@ -184,25 +184,25 @@ def find_record(store: Store, report: Report, records: int) -> LogRecord | None:
     return None
 
 
-def find_index(store: Store, run: str, entity: str) -> Index | None:
+def find_staged_entity(store: Store, run: str, entity: str) -> StagedEntity | None:
     """What staging said of an entity, or None when it did not come so far."""
-    return store.find_document(index_path(run, entity), Index)
+    return store.find_document(staged_entity_path(run, entity), StagedEntity)
 
 
-def peek_rejects(store: Store, run: str, limit: int) -> Iterator[tuple[str, Left]]:
+def peek_rejects(store: Store, run: str, limit: int) -> Iterator[tuple[str, ListedRow]]:
     """The first rejects of a run with their entities, from the head of `rejects.csv` alone."""
     data = store.peek(run_path(run, "rejects.csv"), PEEKED_BYTES)
     text = data[: data.rfind(b"\n") + 1].decode(errors="replace")
     for row in islice(csv.DictReader(io.StringIO(text, newline="")), limit):
         if row.get("since"):  # the last row may be cut within a quoted text
-            yield row["entity"], Left(row["key"], row["column"], row["reason"])
+            yield row["entity"], ListedRow(row["key"], row["column"], row["reason"])
 
 
 def watch_run(store: Store, mapping: Mapping, dossier: Dossier, now: datetime | None = None) -> Live:
     """How far a run has come, from what it has left so far."""
     run, plan, rows = dossier.manifest.run, dossier.plan, dossier.manifest.snapshot.rows
     is_open = dossier.state is not None and dossier.state.open is not None and dossier.state.open.run == run
-    indexes = {name: find_index(store, run, name) for name in mapping.order}
+    indexes = {name: find_staged_entity(store, run, name) for name in mapping.order}
     staged = {name: index for name, index in indexes.items() if index}
     marks = set(store.list(run_path(run, "progress/")))
     writers = {name: _count_writes(run, name, index, marks) for name, index in staged.items()}
@@ -222,14 +222,14 @@ def watch_run(store: Store, mapping: Mapping, dossier: Dossier, now: datetime | 
         ],
         [(n, int(n in proved), 1, "", ()) for n in names],
     ]
-    steps: list[Step] = []
+    steps: list[StepProgress] = []
     is_ready = True
     for title, group in zip(("", "stage.", "", "", "migrate.", "verify."), groups, strict=True):
         done = {name for name, number, total, _, _ in group if number >= total}
         for name, number, total, note, parents in group:
             can_start = is_ready and done.issuperset(parents)
             state = "done" if name in done else "at work" if can_start else "waiting"
-            steps.append(Step(f"{title}{name}", state, number, total, note))
+            steps.append(StepProgress(f"{title}{name}", state, number, total, note))
         is_ready = is_ready and len(done) == len(group)
     written, total = sum(w.items_done for w in writers.values()), sum(w.items for w in writers.values())
     seconds = _measure_writing(store, marks, now or datetime.now(UTC))
@@ -255,8 +255,8 @@ class _Writes(NamedTuple):
 NOT_STAGED = _Writes(parts=1, parts_begun=0, parts_done=0, items=0, items_done=0)
 
 
-def _count_writes(run: str, name: str, index: Index, marks: set[str]) -> _Writes:
-    done = [part for part in index.parts if executed_path(run, name, part.part) in marks]
+def _count_writes(run: str, name: str, index: StagedEntity, marks: set[str]) -> _Writes:
+    done = [part for part in index.parts if execution_path(run, name, part.part) in marks]
     begun = sum(started_path(run, name, part.part) in marks for part in index.parts)
     items, items_done = (sum(part.put + part.update for part in parts) for parts in (index.parts, done))
     return _Writes(len(index.parts), begun, len(done), items, items_done)

@@ -22,7 +22,7 @@ MAP_BYTES = 1024**3  # larger maps are not fetched for a page
 _lock = threading.Lock()
 
 
-class Looked(NamedTuple):
+class FoundEntry(NamedTuple):
     """An entry of an ID map as a person looks it up."""
 
     entity: str
@@ -35,7 +35,7 @@ class Looked(NamedTuple):
     written: bool
 
 
-class Left(NamedTuple):
+class ListedRow(NamedTuple):
     """A row that was left out, or kept as the application has it."""
 
     old_key: str
@@ -43,10 +43,10 @@ class Left(NamedTuple):
     reason: str
 
 
-class Leaf(NamedTuple):
+class ListPage(NamedTuple):
     """A page of a list: its lines, and how many lines the whole list has."""
 
-    lines: list[Left]
+    lines: list[ListedRow]
     total: int
 
 
@@ -60,7 +60,7 @@ def open_map(store: Store, path: str, sha256: str) -> Iterator[sqlite3.Connectio
         yield connection
 
 
-def look_up(connection: sqlite3.Connection, entity: str, wanted: str, limit: int = 50) -> list[Looked]:
+def look_up(connection: sqlite3.Connection, entity: str, wanted: str, limit: int = 50) -> list[FoundEntry]:
     """Entries whose old key or new id is `wanted`, the latest generation first."""
     found = connection.execute(
         "SELECT old_key, generation, latest, new_id, state, first_seen, written FROM id_map "
@@ -68,19 +68,19 @@ def look_up(connection: sqlite3.Connection, entity: str, wanted: str, limit: int
         (wanted, limit),
     )
     return [
-        Looked(entity, show_key(key), generation, bool(latest), new_id, state, seen, bool(written))
+        FoundEntry(entity, show_key(key), generation, bool(latest), new_id, state, seen, bool(written))
         for key, generation, latest, new_id, state, seen, written in found
     ]
 
 
-def list_rejects(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> Leaf:
+def list_rejects(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> ListPage:
     """Rejects in whose key, column or reason `wanted` occurs; all where it is empty. Pages count from 1."""
     text = "coalesce(CAST(old_key AS TEXT), '') || ' ' || source_column || ' ' || reason"
     where = f"(?1 = '' OR instr(lower({text}), lower(?1)))"
     return _list(connection, "old_key, source_column, reason", "rejects", where, "rowid", wanted, page, size)
 
 
-def list_kept(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> Leaf:
+def list_kept(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> ListPage:
     """Items that the application changed and that were kept, in whose old key or new id `wanted` occurs."""
     where = "state = 'kept_conflict' AND (?1 = '' OR instr(CAST(old_key AS TEXT) || ' ' || new_id, lower(?1)))"
     columns = "old_key, new_id, 'changed by the application: kept as it is'"
@@ -89,13 +89,13 @@ def list_kept(connection: sqlite3.Connection, wanted: str, page: int, size: int)
 
 def _list(
     connection: sqlite3.Connection, columns: str, table: str, where: str, order: str, wanted: str, page: int, size: int
-) -> Leaf:
+) -> ListPage:
     total: int = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", (wanted,)).fetchone()[0]
     rows = connection.execute(
         f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT ?2 OFFSET ?3",
         (wanted, size, (page - 1) * size),
     )
-    return Leaf([Left(show_key(key), column, reason) for key, column, reason in rows], total)
+    return ListPage([ListedRow(show_key(key), column, reason) for key, column, reason in rows], total)
 
 
 def show_key(key: Any) -> str:

@@ -36,7 +36,7 @@ ERROR_CLASS = re.compile(r"^accession\.errors\.\w+: ")
 
 
 @dataclass(frozen=True)
-class DagTest:
+class AirflowRun:
     """How it ended: whether Airflow calls the run a success, what Accession logged, and where the whole log lies."""
 
     succeeded: bool
@@ -46,7 +46,7 @@ class DagTest:
 
 def run_dag(
     dag_id: str, conf: Mapping[str, Any], *, tell: Callable[[str], None], environ: Mapping[str, str] | None = None
-) -> DagTest:
+) -> AirflowRun:
     """Run `dag_id` with `conf` in this process's environment plus `environ`, and wait; `tell` gets the lines to show.
 
     Safe beside other runs: each has its own copy of the metadata database. Ends its process when interrupted.
@@ -72,7 +72,7 @@ def run_dag(
         if returncode and not said:  # Airflow refused it before any task of ours could say why
             errors = [line for line in log.read_text().splitlines() if ERROR.match(line)]
             tell(f"    ! {errors[-1] if errors else 'Airflow did not run it'}")
-    return DagTest(returncode == 0, tuple(said), log)
+    return AirflowRun(returncode == 0, tuple(said), log)
 
 
 def make_environ(home: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError
 
 from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
-from accession.cli.airflow_process import LOCAL, DagTest, run_dag
+from accession.cli.airflow_process import LOCAL, AirflowRun, run_dag
 from accession.cli.deploy import deploy_stacks, find_bucket
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
@@ -193,7 +193,7 @@ def _run(dag: str, mapping: str, conf: dict[str, Any]) -> int:
     return _end(run_dag(f"{dag}_{mapping}", conf, tell=tell))
 
 
-def _end(done: DagTest) -> int:
+def _end(done: AirflowRun) -> int:
     print(f"Airflow's whole log: {_show(done.log)}")
     return 0 if done.succeeded else 1
 
@@ -209,7 +209,7 @@ class _Clock:
             print(f"[{time.monotonic() - self._start:5.1f} s] {line}", flush=True)
 
 
-def _save_report(done: DagTest, folder: Path) -> Path | None:
+def _save_report(done: AirflowRun, folder: Path) -> Path | None:
     """Fetch the report that the run's log names, so that it can be opened when the local AWS is gone."""
     found = [match for line in done.said if (match := REPORT.search(line))]
     if not found:

@@ -1,7 +1,7 @@
 """The steps of a run, in the order of the DAG."""
 
 from accession.run.backup import start_run
-from accession.run.finish import Ended, end_run, unseal_target
+from accession.run.finish import Outcome, end_run, unseal_target
 from accession.run.lineage import check_resumable, expect_entities
 from accession.run.lookups import ask_application
 from accession.run.migrate import migrate_part, remove_items
@@ -16,7 +16,7 @@ from accession.run.verify import verify_entity
 
 __all__ = [
     "TEMPLATES",
-    "Ended",
+    "Outcome",
     "Share",
     "ask_application",
     "check_all",

@@ -3,7 +3,7 @@
 A tally is a fingerprint of a multiset of checksums: the product of (secret + checksum) modulo a prime, which does not
 depend on the order. Two multisets that differ have the same product for at most n of the 2^255 secrets there are (a
 polynomial of degree n has at most n roots; R. Lipton, "Fingerprinting sets", 1989), and the secret is drawn anew for
-each comparison: not even somebody who chooses the items can aim at it. Where two tallies differ, those of buckets of
+each comparison: not even somebody who chooses the items can aim at it. If two fingerprints differ, those of buckets of
 keys lead to a few thousandths of the items.
 """
 
@@ -15,7 +15,7 @@ BUCKETS = 4096
 
 
 @dataclass(slots=True)
-class Tally:
+class Fingerprint:
     """The fingerprint of `count` items. Those of one secret are equal when they saw the same items."""
 
     secret: int
@@ -31,12 +31,12 @@ class Tally:
         self.count += len(checksums)
 
 
-def tally_buckets(secret: int, items: Iterable[tuple[str, bytes]]) -> list[Tally]:
+def fingerprint_buckets(secret: int, items: Iterable[tuple[str, bytes]]) -> list[Fingerprint]:
     """A tally for each bucket, of items by key and checksum."""
-    tallies = [Tally(secret) for _ in range(BUCKETS)]
+    fingerprints = [Fingerprint(secret) for _ in range(BUCKETS)]
     for key, checksum in items:
-        tallies[find_bucket(key)].add([checksum])
-    return tallies
+        fingerprints[find_bucket(key)].add([checksum])
+    return fingerprints
 
 
 def find_bucket(key: str) -> int:

@@ -11,22 +11,22 @@ from accession.artifacts import (
     Amount,
     Document,
     EntityReport,
-    Executed,
-    Index,
+    Execution,
     Manifest,
     Plan,
     Report,
     Rollback,
+    StagedEntity,
     Status,
     Step,
     Store,
     Verification,
     find_plan,
     find_rollback,
-    index_path,
     load_verifications,
     part_path,
     run_path,
+    staged_entity_path,
 )
 from accession.commands import show_commands
 from accession.mapping import Mapping
@@ -38,7 +38,7 @@ PEEKED_BYTES = 256 * 1024
 PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
 
 
-class Ended(Document):
+class Outcome(Document):
     """How the run went, as Airflow saw it. `failure` is the message of the first task that failed; `by` is who resumed
     it, if anybody did."""
 
@@ -55,7 +55,7 @@ class Ended(Document):
     source_rows_now: dict[str, int] | None = None
 
 
-def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) -> Report:
+def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Outcome) -> Report:
     """Commit, release or leave the target, write report.json and report.html, and record the end in the register.
 
     A verified run is committed and the target closed. A target of which no part was executed is released; any other
@@ -73,7 +73,7 @@ def end_run(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended) ->
     return report
 
 
-def _record_end(store: Store, mapping: Mapping, manifest: Manifest, ended: Ended, owns: bool) -> Report:
+def _record_end(store: Store, mapping: Mapping, manifest: Manifest, ended: Outcome, owns: bool) -> Report:
     _merge_verifications(store, mapping, manifest.run)
     facts = _Facts(store, mapping, manifest)
     status, reason = _decide(manifest, ended, facts, owns)
@@ -153,7 +153,7 @@ def _find_recorded(store: Store, manifest: Manifest, state: State) -> tuple[Repo
     return None
 
 
-def _decide(manifest: Manifest, ended: Ended, facts: "_Facts", owns: bool) -> tuple[Status, str | None]:
+def _decide(manifest: Manifest, ended: Outcome, facts: "_Facts", owns: bool) -> tuple[Status, str | None]:
     if ended.is_verified and owns and facts.is_proved:
         return "verified", None
     if ended.is_rolled_back:
@@ -182,7 +182,7 @@ class _Facts:
         self.paths = [path for path in store.list(run_path(run)) if not path.endswith(("/report.json", "/report.html"))]
         self.plan: Plan | None = find_plan(store, run)
         self.rollback: Rollback | None = find_rollback(store, run)
-        self.indexes = {name: self._find_index(name) for name in mapping.order}
+        self.indexes = {name: self._find_staged_entity(name) for name in mapping.order}
         self.verifications: dict[str, Verification] = {v.entity: v for v in load_verifications(store, mapping, run)}
         self.executed = any(path.endswith(".started") for path in self.paths)
         self.executions = list(self._load_executions())
@@ -199,16 +199,16 @@ class _Facts:
     def records_changed(self) -> bool:
         return any(index is not None and index.records_changed for index in self.indexes.values())
 
-    def _find_index(self, name: str) -> Index | None:
-        return self.store.find_document(index_path(self.manifest.run, name), Index)
+    def _find_staged_entity(self, name: str) -> StagedEntity | None:
+        return self.store.find_document(staged_entity_path(self.manifest.run, name), StagedEntity)
 
-    def _load_executions(self) -> Iterator[tuple[str, Executed]]:
+    def _load_executions(self) -> Iterator[tuple[str, Execution]]:
         for path in self.paths:
             if "/progress/" in path and path.endswith(".json"):
                 step = path.removesuffix(".json").rsplit(".", 1)[1]
-                yield step, self.store.get_document(path, Executed)
+                yield step, self.store.get_document(path, Execution)
 
-    def build(self, ended: Ended, status: Status, reason: str | None, is_open: bool) -> Report:
+    def build(self, ended: Outcome, status: Status, reason: str | None, is_open: bool) -> Report:
         manifest, plan = self.manifest, self.plan
         steps = self._steps(ended)
         indexes = [index for index in self.indexes.values() if index is not None]
@@ -262,7 +262,7 @@ class _Facts:
             counts |= self.verifications[name].model_dump(include=PROVED)
         return EntityReport(**{**counts, "table": table})
 
-    def _steps(self, ended: Ended) -> list[Step]:
+    def _steps(self, ended: Outcome) -> list[Step]:
         """When each step was at work; steps that did not come about are left out."""
         steps = [ended.preflight] if ended.preflight else []
         steps.append(_span("backup", self.manifest))

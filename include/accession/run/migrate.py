@@ -15,14 +15,14 @@ import orjson
 
 from accession.artifacts import (
     Change,
-    Executed,
-    Index,
-    Kept,
+    Execution,
     Manifest,
     Part,
+    StagedEntity,
     Store,
-    executed_path,
-    load_index,
+    WriteConflict,
+    execution_path,
+    load_staged_entity,
     read_changes,
     read_lines,
     split_put,
@@ -51,11 +51,11 @@ def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def migrate_part(
     store: Store, mapping: Mapping, manifest: Manifest, name: str, number: int, dynamodb: DynamoDB
-) -> Executed:
+) -> Execution:
     """Write the puts and updates of one part. Safe to repeat. Raises RefusedError for conflicts under that policy."""
-    index = load_index(store, manifest.run, name)
+    index = load_staged_entity(store, manifest.run, name)
     part = index.parts[number]
-    execution = _Execution(store, mapping, manifest, index, part, "migrate", dynamodb)
+    execution = _PartExecution(store, mapping, manifest, index, part, "migrate", dynamodb)
     if part.put:
         execution.put_items()
     if part.update:
@@ -63,26 +63,26 @@ def migrate_part(
     return execution.finish()
 
 
-def remove_items(store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> list[Executed]:
+def remove_items(store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> list[Execution]:
     """Delete what the change set deletes, children first. Safe to repeat."""
     executed = []
     for name in reversed(mapping.order):
-        index = load_index(store, manifest.run, name)
+        index = load_staged_entity(store, manifest.run, name)
         for part in index.parts:
             if part.delete:
-                execution = _Execution(store, mapping, manifest, index, part, "remove", dynamodb)
+                execution = _PartExecution(store, mapping, manifest, index, part, "remove", dynamodb)
                 execution.delete_items()
                 executed.append(execution.finish())
     return executed
 
 
-class _Execution:
+class _PartExecution:
     def __init__(
         self,
         store: Store,
         mapping: Mapping,
         manifest: Manifest,
-        index: Index,
+        index: StagedEntity,
         part: Part,
         step: str,
         dynamodb: DynamoDB,
@@ -91,7 +91,7 @@ class _Execution:
         self.store, self.manifest, self.index, self.part, self.step = store, manifest, index, part, step
         self.dynamodb, self.table = dynamodb, index.table
         self.key_name = mapping.entities[index.entity].target.key
-        self.conflicts: list[Kept] = []
+        self.conflicts: list[WriteConflict] = []
         self.written = self.already = 0
         self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
         self.read_before = dynamodb.consumed_read_units
@@ -198,17 +198,17 @@ class _Execution:
         """What the application holds is neither before nor after. `tried`: an earlier attempt may have written it, and
         has where something of ours is in it; that a deleted item was made anew by the application does not show."""
         assert change.key and change.before is not None
-        is_ours = change.item is None or (found is not None and _holds_change(found, change.before, change.item))
+        is_ours = change.item is None or (found is not None and _contains_change(found, change.before, change.item))
         written = None if tried and is_ours else checksum_item(change.before).hex()
         self._conflict(change.key, change.old_key, written, "changed by the application after staging")
 
     def _conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
         logger.warning("%s %s %s: %s; left as it is", self.step, self.table, key, reason)
-        self.conflicts.append(Kept(key=key, old_key=old_key, checksum=checksum, reason=reason))
+        self.conflicts.append(WriteConflict(key=key, old_key=old_key, checksum=checksum, reason=reason))
 
-    def finish(self) -> Executed:
+    def finish(self) -> Execution:
         self.progress.finish()
-        executed = Executed(
+        executed = Execution(
             entity=self.index.entity,
             part=self.part.part,
             written=self.written,
@@ -220,9 +220,9 @@ class _Execution:
             started_at=self.started_at,
             ended_at=datetime.now(UTC).isoformat(),
         )
-        path = executed_path(self.manifest.run, self.index.entity, self.part.part, self.step)
+        path = execution_path(self.manifest.run, self.index.entity, self.part.part, self.step)
         self.store.put(path, executed.dump())
-        if self.conflicts and self.manifest.policy("on_conflict") == "refuse":
+        if self.conflicts and self.manifest.param("on_conflict") == "refuse":
             first = self.conflicts[0]
             raise RefusedError(
                 f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were "
@@ -232,7 +232,7 @@ class _Execution:
         return executed
 
 
-def _holds_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:
+def _contains_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:
     """Whether an item holds anything that a change from `before` to `after` puts there or takes away."""
     changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
     return any(found.get(name) == after.get(name) for name in changed)

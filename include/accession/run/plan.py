@@ -16,14 +16,14 @@ from accession.artifacts import (
     Change,
     Counts,
     EntityPlan,
-    Index,
     Manifest,
     Plan,
+    StagedEntity,
     Store,
     find_plan,
     list_rejects,
-    load_index,
     load_plan,
+    load_staged_entity,
     read_changes,
     run_path,
 )
@@ -54,7 +54,7 @@ def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
     found = find_plan(store, manifest.run)
     if found is not None:
         return found
-    indexes = {name: load_index(store, manifest.run, name) for name in mapping.order}
+    indexes = {name: load_staged_entity(store, manifest.run, name) for name in mapping.order}
     _write_rejects(store, manifest, indexes)
     entities = {
         name: EntityPlan(
@@ -69,7 +69,7 @@ def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
     counts = [index.counts for index in indexes.values()]
     write_units = sum(count.write_units for count in counts)
     read_units = sum(count.read_units + count.reread_units for count in counts)
-    rate = manifest.policy("write_units_per_second") or NEW_TABLE_WRITE_UNITS
+    rate = manifest.param("write_units_per_second") or NEW_TABLE_WRITE_UNITS
     plan = Plan(
         run=manifest.run,
         entities=entities,
@@ -104,13 +104,13 @@ def refuse_plan(plan: Plan) -> None:
 def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str | None:
     rejected = sum(count.rejected for count in counts)
     conflicts = sum(count.conflicts for count in counts)
-    allowed = manifest.policy("max_rejects")
+    allowed = manifest.param("max_rejects")
     if rejected > allowed:
         return (
             f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Mend the rows "
             f"listed in {store.uri(run_path(manifest.run, 'rejects.csv'))}, or raise max_rejects."
         )
-    if conflicts and manifest.policy("on_conflict") == "refuse":
+    if conflicts and manifest.param("on_conflict") == "refuse":
         return (
             f"{conflicts:,} items were changed in the target since we wrote them: nothing was written. They are the "
             f"lines with op conflict in {store.uri(run_path(manifest.run, 'changes/'))}; set on_conflict to keep or "
@@ -119,7 +119,7 @@ def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str
     return None
 
 
-def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) -> None:
+def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, StagedEntity]) -> None:
     """`rejects.csv`: where, why, whether the item migrated earlier stays, and what is new since the head."""
     with TemporaryDirectory(prefix="accession-") as folder:
         file = Path(folder) / "rejects.csv"
@@ -135,17 +135,17 @@ def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, Index]) 
         store.upload(run_path(manifest.run, "rejects.csv"), file)
 
 
-def _fetch(store: Store, index: Index, folder: str, name: str = "id_map.db") -> Path:
+def _fetch(store: Store, index: StagedEntity, folder: str, name: str = "id_map.db") -> Path:
     return store.download(store.path(index.id_map), Path(folder) / name, index.id_map_sha256)
 
 
 def _fetch_head(store: Store, manifest: Manifest, entity: str, folder: str) -> Path | None:
     if manifest.parent is None or entity not in list_entities(store, manifest.parent):
         return None
-    return _fetch(store, load_index(store, manifest.parent, entity), folder, "head.db")
+    return _fetch(store, load_staged_entity(store, manifest.parent, entity), folder, "head.db")
 
 
-def _sample(store: Store, manifest: Manifest, entity: Entity, index: Index) -> Iterator[str]:
+def _sample(store: Store, manifest: Manifest, entity: Entity, index: StagedEntity) -> Iterator[str]:
     """Changes as one line each, sensitive values masked."""
     for part in index.parts:
         for change in read_changes(store, manifest.run, entity.name, part):

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from accession.artifacts import (
     Change,
     Entry,
+    EntryState,
     Manifest,
     PartWriter,
     RejectedRow,
-    State,
     add_entries,
     add_rejects,
     encode_change,
@@ -37,7 +37,7 @@ class Recorded(NamedTuple):
     checksum: bytes
     row_checksum: bytes | None
     first_seen: str
-    state: State
+    state: EntryState
 
 
 class Pending(NamedTuple):
@@ -50,7 +50,7 @@ class Pending(NamedTuple):
     prepared: Prepared | None
 
 
-class Decisions:
+class Reconciler:
     """What becomes of the rows of one entity. `close` decides what still waits and writes what is held."""
 
     def __init__(
@@ -66,9 +66,9 @@ class Decisions:
         self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, dynamodb, id_map, parts
         self.entity = builder.entity
         self.ours = attributes | {builder.entity.target.key}
-        self.on_conflict, self.deletes = manifest.policy("on_conflict"), manifest.policy("deletes")
+        self.on_conflict, self.deletes = manifest.param("on_conflict"), manifest.param("deletes")
         # The tables of a first run were found empty, unless the params say that something may be there.
-        self.reads_target = manifest.parent is not None or manifest.policy("existing_items") == "keep"
+        self.reads_target = manifest.parent is not None or manifest.param("existing_items") == "keep"
         self.counts: Counter[str] = Counter()
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
@@ -160,7 +160,7 @@ class Decisions:
             entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
         else:
             # The row is the same thing as before, whatever became of its item; one that is gone resolves no reference.
-            state: State = "kept_conflict" if pending.prepared else "kept_delete"
+            state: EntryState = "kept_conflict" if pending.prepared else "kept_delete"
             entry = keep_entry(pending.old_key, pending.recorded, state, pending.entry.latest)
             entry = entry._replace(identity=pending.entry.identity)
         self._add(entry)
@@ -234,7 +234,7 @@ class Decisions:
         self._flush()
 
 
-def keep_entry(old_key: Any, recorded: Recorded, state: State, latest: int) -> Entry:
+def keep_entry(old_key: Any, recorded: Recorded, state: EntryState, latest: int) -> Entry:
     """The head's entry in another state."""
     return Entry(
         old_key,

@@ -42,7 +42,7 @@ IF_ANY = (
 PARTS = ("put", "updated", "unchanged", "deleted", "rejected", "conflicts")  # of an entity's bar
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """A piece of a bar, in percent of it."""
 
     name: str
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     name: str
     entity: EntityReport
     size: float
-    parts: list[Part]
+    parts: list[Segment]
 
 
 class Bar(NamedTuple):
@@ -107,7 +107,7 @@ def describe_report(report: Report) -> dict[str, Any]:
     totals = report.totals
     return {
         "report": report,
-        "verdict": word_verdict(report),
+        "verdict": describe_verdict(report),
         "tone": find_tone(report.status),
         "reason": split_reason(report.reason),
         "columns": [*ALWAYS, *(column for column in IF_ANY if totals[column[0]])],
@@ -119,7 +119,7 @@ def describe_report(report: Report) -> dict[str, Any]:
     }
 
 
-def word_verdict(report: Report) -> str:
+def describe_verdict(report: Report) -> str:
     """What happened, in a sentence or two."""
     totals = report.totals
     match report.status:
@@ -172,7 +172,7 @@ def _draw_rows(report: Report) -> Iterator[Row]:
     longest = max(sizes.values(), default=0)
     for name, entity in report.entities.items():
         numbers = [(part, getattr(entity, part)) for part in PARTS if getattr(entity, part)]
-        parts = [Part(part, labels[part], number, 100 * number / sizes[name]) for part, number in numbers]
+        parts = [Segment(part, labels[part], number, 100 * number / sizes[name]) for part, number in numbers]
         yield Row(name, entity, max(100 * sizes[name] / longest, 4) if sizes[name] else 0, parts)
 
 

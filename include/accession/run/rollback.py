@@ -11,14 +11,14 @@ from typing import Any
 
 from accession.artifacts import (
     Change,
-    Index,
     Manifest,
     Part,
     Rollback,
+    StagedEntity,
     Store,
     Undone,
     find_conflicts,
-    load_index,
+    load_staged_entity,
     read_changes,
     rollback_path,
     run_path,
@@ -88,11 +88,11 @@ def undo_run(
     is_undone = not undoing.conflicts or accept_conflicts
     _record(store, manifest, epoch, by, len(undoing.conflicts), digest, is_undone)
     if not is_undone:
-        raise ConflictError(_word_conflicts(store, manifest, list(undoing.conflicts.values())))
+        raise ConflictError(_explain_conflicts(store, manifest, list(undoing.conflicts.values())))
     return rollback
 
 
-def _word_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
+def _explain_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
     first = conflicts[0]
     return (
         f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
@@ -136,7 +136,7 @@ class _Undoing:
         state = load_state(store)
         self.is_committed = state is not None and state.head == manifest.run  # then every part was executed
         self.order = expect_entities(store, mapping, manifest.run)  # the mapping may have got more since
-        self.indexes = {name: load_index(store, manifest.run, name) for name in self.order}
+        self.indexes = {name: load_staged_entity(store, manifest.run, name) for name in self.order}
         self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
         # What the writers left alone, as the application had changed the item: there is nothing to undo there.
@@ -186,7 +186,7 @@ class _Undoing:
             progress.add(len(batch))
         progress.finish()
 
-    def _undo(self, index: Index, change: Change) -> bool:
+    def _undo(self, index: StagedEntity, change: Change) -> bool:
         """The mirrored write. True when its condition held."""
         key_name = self.mapping.entities[index.entity].target.key
         assert change.key
@@ -200,15 +200,15 @@ class _Undoing:
             case _:
                 return self.dynamodb.put_absent_item(index.table, key_name, change.before or {})
 
-    def _batches(self, index: Index, part: Part, op: str) -> Iterator[list[Change]]:
+    def _batches(self, index: StagedEntity, part: Part, op: str) -> Iterator[list[Change]]:
         changes = read_changes(self.store, self.manifest.run, index.entity, part)
         return split_batches((change for change in changes if change.op == op), READ_KEYS)
 
-    def _read(self, index: Index, changes: list[Change]) -> dict[str, TypedItem]:
+    def _read(self, index: StagedEntity, changes: list[Change]) -> dict[str, TypedItem]:
         key_name = self.mapping.entities[index.entity].target.key
         return self.dynamodb.read_items(index.table, key_name, [change.key or "" for change in changes])
 
-    def _conflict(self, index: Index, change: Change, held: TypedItem | None) -> None:
+    def _conflict(self, index: StagedEntity, change: Change, held: TypedItem | None) -> None:
         reason = "deleted by the application since" if held is None else "changed by the application since"
         logger.warning("undo %s %s: %s; left as it is", index.table, change.key, reason)
         self.conflicts[index.entity, change.key or ""] = {

@@ -18,9 +18,9 @@ from accession.artifacts import (
     RESOLVING,
     Counts,
     Entry,
-    Index,
     Manifest,
     PartWriter,
+    StagedEntity,
     Store,
     attach,
     compare_rejects,
@@ -31,10 +31,10 @@ from accession.artifacts import (
     find_conflicts,
     finish_id_map,
     has_changed,
-    index_path,
-    load_index,
+    load_staged_entity,
     mark_conflicts,
     run_path,
+    staged_entity_path,
 )
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
@@ -43,21 +43,21 @@ from accession.mapping import Entity
 from accession.mapping import Mapping as EntityMapping
 from accession.progress import Progress
 from accession.run.lineage import list_entities
-from accession.run.reconcile import Decisions, Pending, Recorded
+from accession.run.reconcile import Pending, Reconciler, Recorded
 from accession.source import explaining, find_affinity, open_snapshot, quote
 from accession.target import load_state
 
 
 def stage_entity(
     store: Store, mapping: EntityMapping, manifest: Manifest, name: str, id_maps: Mapping[str, str], dynamodb: DynamoDB
-) -> Index:
+) -> StagedEntity:
     """Write the ID map and the change set of one entity. `id_maps` are the S3 URIs of its parents' maps.
 
     Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError
     while the target is open by this very run.
     """
-    if store.has(index_path(manifest.run, name)):
-        return load_index(store, manifest.run, name)
+    if store.has(staged_entity_path(manifest.run, name)):
+        return load_staged_entity(store, manifest.run, name)
     state = load_state(store)
     if state is not None and state.open is not None and state.open.run == manifest.run:
         raise RefusedError(f"run {manifest.run} has the target open: it cannot be staged again; resume or undo it.")
@@ -68,15 +68,15 @@ def stage_entity(
             staging = _Staging(store, mapping, manifest, name, dynamodb, Path(folder))
             with staging.files, explaining(Path(manifest.source)):
                 index = staging.stage(id_maps)
-    store.claim(index_path(manifest.run, name), index.dump())
-    return load_index(store, manifest.run, name)
+    store.claim(staged_entity_path(manifest.run, name), index.dump())
+    return load_staged_entity(store, manifest.run, name)
 
 
-def _repeat_head(store: Store, manifest: Manifest, name: str) -> Index:
+def _repeat_head(store: Store, manifest: Manifest, name: str) -> StagedEntity:
     """Nothing changed since the head: no parts, and the head's ID map stands."""
     assert manifest.parent is not None
     now = datetime.now(UTC).isoformat()
-    head = load_index(store, manifest.parent, name)
+    head = load_staged_entity(store, manifest.parent, name)
     rows = head.counts.source_rows
     return head.model_copy(
         update={
@@ -104,7 +104,7 @@ class _Staging:
         self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
         self.width = 1 + len(self.entity.columns) + len(self.entity.references)
 
-    def stage(self, id_maps: Mapping[str, str]) -> Index:
+    def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
         started = datetime.now(UTC).isoformat()
         read_before = self.dynamodb.consumed_read_units
         head = self._fetch_head()
@@ -123,12 +123,12 @@ class _Staging:
         table = quote(self.entity.source.table)
         rows: int = snapshot.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0]
         lines = rows + (count_entries(head) if head else 0)
-        per_part = max(int(self.manifest.policy("rows_per_part")), -(-lines // MAX_PARTS))
+        per_part = max(int(self.manifest.param("rows_per_part")), -(-lines // MAX_PARTS))
         map_file = self.folder / f"{self.name}.db"
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
         id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
         parts = self.files.enter_context(PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder))
-        self.decisions = Decisions(
+        self.reconciler = Reconciler(
             self.builder, self.table, self.manifest, self.dynamodb, id_map, parts, self.attributes
         )
         self.parents = snapshot
@@ -141,8 +141,8 @@ class _Staging:
             progress.add(1)
         if head is not None:
             for recorded in snapshot.execute(self._select_gone(table, key)):
-                self.decisions.add_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
-        self.decisions.close()
+                self.reconciler.add_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
+        self.reconciler.close()
         if head is not None:
             copy_tombstones(id_map, head)
         finish_id_map(id_map)
@@ -151,13 +151,13 @@ class _Staging:
         map_path = run_path(self.manifest.run, f"id_map/{self.name}.db")
         digest = self.store.upload(map_path, map_file)
         written = parts.close()
-        return Index(
+        return StagedEntity(
             entity=self.name,
             table=self.table,
             counts=Counts(
                 source_rows=rows,
                 read_units=self.dynamodb.consumed_read_units - read_before,
-                **self.decisions.counts,
+                **self.reconciler.counts,
             ),
             rejects=compare_rejects(map_file, head),
             identity=self.entity.identity,
@@ -173,7 +173,7 @@ class _Staging:
     def _fetch_head(self) -> Path | None:
         if self.manifest.parent is None or self.name not in list_entities(self.store, self.manifest.parent):
             return None
-        index = load_index(self.store, self.manifest.parent, self.name)
+        index = load_staged_entity(self.store, self.manifest.parent, self.name)
         self.shares_identity = bool(set(index.identity) & set(self.entity.identity))
         self.attributes |= set(index.attributes)
         head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
@@ -237,31 +237,31 @@ class _Staging:
                 raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
             prepared = self.builder.prepare(item, new_id, first_seen)
         except Reject as reject:
-            reason = self._word_orphan(reject) if isinstance(reject, Orphan) else str(reject)
+            reason = self._explain_orphan(reject) if isinstance(reject, Orphan) else str(reject)
             holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
-            self.decisions.reject(old_key, reject, reason, recorded if holds else None)
+            self.reconciler.reject(old_key, reject, reason, recorded if holds else None)
             return
         if adjusted:
-            self.decisions.counts["adjusted"] += adjusted
+            self.reconciler.counts["adjusted"] += adjusted
         entry = Entry(
             old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
         )  # fmt: skip
         if recorded is not None and same:
             if prepared.checksum == (recorded.row_checksum or recorded.checksum):
-                self.decisions.keep_unchanged(entry, recorded)
+                self.reconciler.keep_unchanged(entry, recorded)
             else:
-                self.decisions.wait(Pending(old_key, new_id, entry, recorded, prepared))
+                self.reconciler.wait(Pending(old_key, new_id, entry, recorded, prepared))
             return
         if recorded is not None and known:
-            self.decisions.add_gone(old_key, recorded, 0)
-        self.decisions.add_new(old_key, prepared, entry)
+            self.reconciler.add_gone(old_key, recorded, 0)
+        self.reconciler.add_new(old_key, prepared, entry)
 
     def _is_same(self, recorded: bytes, found: bytes) -> bool:
         """Whether a row is the thing that was recorded for its key. Where the mapping names none of the alternatives of
         the head any more there is nothing to compare, and a row stays what it was."""
         return not self.shares_identity or is_same_thing(recorded, found)
 
-    def _word_orphan(self, orphan: Orphan) -> str:
+    def _explain_orphan(self, orphan: Orphan) -> str:
         """An orphan whose parent is in the source says that the parent was rejected."""
         if orphan.old_key is None:
             return f"{orphan.column} is NULL, it must refer to a {orphan.parent}"

@@ -26,7 +26,7 @@ from accession.artifacts import (
     Store,
     Verification,
     find_conflicts,
-    load_index,
+    load_staged_entity,
     open_id_map,
     problems_path,
     read_changes,
@@ -37,7 +37,7 @@ from accession.errors import VerificationError
 from accession.items import TypedItem, checksum_items
 from accession.mapping import Mapping
 from accession.progress import Progress
-from accession.run.fingerprint import BUCKETS, PRIME, Tally, find_bucket, tally_buckets
+from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, find_bucket, fingerprint_buckets
 from accession.run.lookups import LOOK_UPS, ask_indexes
 from accession.run.migrate import split_batches
 from accession.target import expect_open
@@ -70,7 +70,7 @@ class _Verifying:
     ) -> None:
         self.store, self.manifest, self.dynamodb, self.folder = store, manifest, dynamodb, folder
         self.entity = mapping.entities[name]
-        self.index = load_index(store, manifest.run, name)
+        self.index = load_staged_entity(store, manifest.run, name)
         self.kept = {kept.key: kept for kept in find_conflicts(store, manifest.run, name)}
         self.lock = threading.Lock()
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
@@ -78,7 +78,7 @@ class _Verifying:
         self.samples: dict[str, TypedItem] = {}
         self.mismatched: list[str] = []
         self.secret = secrets.randbelow(PRIME)
-        self.scanned, self.scanned_path = Tally(self.secret), folder / "scanned"
+        self.scanned, self.scanned_path = Fingerprint(self.secret), folder / "scanned"
 
     def verify(self) -> Verification:
         started = datetime.now(UTC).isoformat()
@@ -95,7 +95,7 @@ class _Verifying:
             with self.scanned_path.open("wb") as self.scanned_file:
                 for _ in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
                     pass
-            recorded = Tally(self.secret)
+            recorded = Fingerprint(self.secret)
             for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
                 recorded.add([checksum for (checksum,) in batch])
             if self.scanned == recorded:
@@ -142,10 +142,10 @@ class _Verifying:
 
     def _find_problems(self, id_map: Connection) -> None:
         """The two sides are not the same: find where, and look there item by item."""
-        recorded = tally_buckets(
+        recorded = fingerprint_buckets(
             self.secret, id_map.execute("SELECT new_id, checksum FROM id_map WHERE state = 'live'")
         )
-        scanned = tally_buckets(self.secret, self._read_scanned())
+        scanned = fingerprint_buckets(self.secret, self._read_scanned())
         differing = {bucket for bucket in range(BUCKETS) if scanned[bucket] != recorded[bucket]}
         self.counts["verified"] = sum(tally.count for bucket, tally in enumerate(recorded) if bucket not in differing)
         suspects = (entry for entry in self._read_scanned() if find_bucket(entry[0]) in differing)
@@ -240,7 +240,7 @@ class _Verifying:
         ]
 
     def _judge(self, lost: list[str]) -> str | None:
-        refuses_others = self.manifest.parent is None and self.manifest.policy("existing_items") == "refuse"
+        refuses_others = self.manifest.parent is None and self.manifest.param("existing_items") == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
         if not any(self.counts[kind] for kind in fatal) and not lost:
             return None
