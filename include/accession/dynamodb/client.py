@@ -37,7 +37,7 @@ LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
 
 
 @dataclass(frozen=True)
-class Table:
+class TableDescription:
     """A table as DescribeTable knows it; an index as its key attributes in order, and its status."""
 
     name: str
@@ -98,14 +98,14 @@ class DynamoDB:
 
     # Tables
 
-    def describe_table(self, name: str) -> Table:
+    def describe_table(self, name: str) -> TableDescription:
         """Keys, indexes and status of a table. Read-only. Raises TargetError when there is none."""
         body = orjson.dumps({"TableName": name})
         found = self._requests.wire.send("DescribeTable", name, body, patience=LOOK_SECONDS)["Table"]
         types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
         key, *rest = _key_names(found["KeySchema"])
         indexes = found.get("GlobalSecondaryIndexes") or []
-        return Table(
+        return TableDescription(
             name=name,
             arn=found["TableArn"],
             status=found["TableStatus"],

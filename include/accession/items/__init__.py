@@ -10,6 +10,7 @@ from accession.items.builder import (
     is_same_thing,
     is_unicode,
 )
+from accession.items.keys import ItemKey, KeySchema, KeyType, RowKey, Table
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, measure_item
 from accession.items.values import TypedValue
 
@@ -17,9 +18,14 @@ __all__ = [
     "MASK",
     "TRANSFORM_VERSION",
     "ItemBuilder",
+    "ItemKey",
+    "KeySchema",
+    "KeyType",
     "Orphan",
     "Prepared",
     "Reject",
+    "RowKey",
+    "Table",
     "TypedItem",
     "TypedValue",
     "checksum_item",

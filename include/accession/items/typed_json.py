@@ -36,20 +36,20 @@ def _canonical(value: TypedValue) -> TypedValue:
     ((kind, content),) = value.items()
     match kind:
         case "N":
-            return {"N": _canonical_number(content)}
+            return {"N": canonical_number(content)}
         case "M":
             return {"M": {name: _canonical(field) for name, field in content.items()}}
         case "L":
             return {"L": [_canonical(element) for element in content]}
         case "NS":
-            return {"NS": sorted(_canonical_number(number) for number in content)}
+            return {"NS": sorted(canonical_number(number) for number in content)}
         case "SS" | "BS":
             return {kind: sorted(content)}
         case _:
             return value
 
 
-def _canonical_number(text: str) -> str:
+def canonical_number(text: str) -> str:
     if text.isdigit() and (text[0] != "0" or text == "0") and len(text) <= 38:
         return text
     return normalize_number(Decimal(text))

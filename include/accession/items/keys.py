@@ -1,0 +1,62 @@
+"""Keys: of an item in its table, and of a row in the source. Pure.
+
+An item's key travels as one text, in ID maps, change sets, reports and between modules: the string itself in a table with
+a single string key, else a JSON array of the texts of its attributes. Only a `KeySchema` turns it into typed attributes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+import orjson
+
+from accession.items.typed_json import TypedItem, canonical_number
+from accession.items.values import SqliteValue, TypedValue
+
+KeyType = Literal["S", "N", "B"]
+
+ItemKey = NewType("ItemKey", str)
+"""The key of an item, as the one text that its table's `KeySchema` makes of it."""
+
+RowKey = SqliteValue
+"""The key of a source row, as SQLite holds it. Rows that can be migrated have an integer or a text."""
+
+
+@dataclass(frozen=True)
+class KeySchema:
+    """The key attributes of a table: the partition key first, then the sort key if the table has one."""
+
+    names: tuple[str, ...]
+    types: tuple[KeyType, ...] = ("S",)
+
+    def read(self, item: TypedItem) -> ItemKey:
+        """Return the key of an item. Numbers are normalised, so that equal keys have equal texts."""
+        if self.types == ("S",):
+            return ItemKey(item[self.names[0]]["S"])
+        texts = [_read_text(item[name], kind) for name, kind in zip(self.names, self.types, strict=True)]
+        return ItemKey(orjson.dumps(texts).decode())
+
+    def read_all(self, items: Iterable[TypedItem]) -> list[ItemKey]:
+        """Return the keys of many items."""
+        if self.types == ("S",):
+            name = self.names[0]
+            return [ItemKey(item[name]["S"]) for item in items]
+        return [self.read(item) for item in items]
+
+    def write(self, key: ItemKey) -> TypedItem:
+        """Return the typed attributes of a key, as DynamoDB wants them: {"user_id": {"S": "…"}}."""
+        texts = [key] if self.types == ("S",) else orjson.loads(key)
+        return {name: {kind: text} for name, kind, text in zip(self.names, self.types, texts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A DynamoDB table: its name, and the attributes that its items are found by."""
+
+    name: str
+    key: KeySchema
+
+
+def _read_text(value: TypedValue, kind: KeyType) -> str:
+    text = str(value[kind])
+    return canonical_number(text) if kind == "N" else text
