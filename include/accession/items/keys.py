@@ -1,7 +1,8 @@
 """Keys: of an item in its table, and of a row in the source. Pure.
 
-An item's key travels as one text, in ID maps, change sets, reports and between modules: the string itself in a table with
-a single string key, else a JSON array of the texts of its attributes. Only a `KeySchema` turns it into typed attributes.
+An item's key travels as one text, in ID maps, change sets, reports and between modules: the string itself in a table
+with a single string key, else a JSON array of the texts of its attributes. Only a `KeySchema` makes typed attributes of
+it.
 """
 
 from collections.abc import Iterable
