@@ -24,8 +24,8 @@ from accession.errors import (
 )
 from accession.mapping.load import MAPPINGS, load_mapping
 from accession.mapping.model import Mapping
-from accession.run.finish import seal_target, unseal_target
 from accession.target.ownership import take_over
+from accession.target.seal import seal_target, unseal_target
 from accession.target.state import load_state
 from conftest import Library
 from driver import Driver

@@ -22,8 +22,8 @@ from accession.errors import (
     TargetError,
 )
 from accession.mapping.load import MAPPINGS, load_mapping
-from accession.run.finish import seal_target
 from accession.target.ownership import open_target
+from accession.target.seal import seal_target
 from accession.target.state import create_state
 from conftest import Library, LocalAws, table_definitions
 from driver import Driver

@@ -29,8 +29,8 @@ from accession.cli.sample import SCHEMA
 from accession.dynamodb.client import DynamoDB
 from accession.dynamodb.retry import client_config
 from accession.errors import ConflictError, RefusedError, TargetError, VerificationError
-from accession.run.finish import seal_target, unseal_target
 from accession.target.ownership import take_over
+from accession.target.seal import seal_target, unseal_target
 from accession.target.state import load_state
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from accession.artifacts.execution import JOIN_SECONDS, LOOK_SECONDS, execution_path, started_path
+from accession.artifacts.execution import execution_path, started_path
 from accession.artifacts.store import Store
-from accession.run.share import Share, count_parts_at_work
+from accession.run.share import JOIN_SECONDS, LOOK_SECONDS, Share, count_parts_at_work
 from conftest import Library
 
 RUN = "20260105T120000Z-0123abcd"

@@ -23,7 +23,6 @@ from accession.artifacts.id_map import RejectedRow, add_rejects, create_id_map, 
 from accession.cli.sample import write_sample
 from accession.commands import show_rollback
 from accession.errors import VerificationError
-from accession.run.migrate import migrate_part
 from accession.target.state import PATH, log_path
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
@@ -354,7 +353,7 @@ def test_a_run_at_work_shows_how_far_it_is(
     driver.stage("user_book")
     driver.plan()
     driver.open()
-    migrate_part(driver.store, driver.mapping, driver.manifest, "user", 0, driver.connect(driver.epoch))
+    driver.steps.migrate("user", 0, driver.epoch)
     text = site.text("{run}")
     assert "100 of 718 items are written" in text
     assert "migrate.user at work 1 of 2 parts; 100 of 120 items" in text
@@ -430,7 +429,7 @@ def test_a_damaged_register_is_shown_as_far_as_it_goes(
 
 
 def test_many_records_are_paged(app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accession.run.finish import seal_target
+    from accession.target.seal import seal_target
 
     driver = Driver(library, write_sample(tmp_path / "site.db"), max_rejects=2)
     driver.run()

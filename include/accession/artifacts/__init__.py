@@ -47,6 +47,7 @@ from accession.artifacts.manifest import Manifest, SnapshotRef, fetch_backup, lo
 from accession.artifacts.plan import EntityPlan, Plan, find_plan, load_plan
 from accession.artifacts.report import GOOD, Amount, EntityReport, Report, Status, Step, load_report
 from accession.artifacts.rollback import Rollback, Undone, find_rollback, rollback_path
+from accession.artifacts.run_folder import RunFolder
 from accession.artifacts.store import Changed, Store, client_config, fetch_object, list_environments, place_object
 from accession.artifacts.verification import (
     PROBLEMS,
@@ -80,6 +81,7 @@ __all__ = [
     "RejectedRow",
     "Report",
     "Rollback",
+    "RunFolder",
     "SnapshotRef",
     "StagedEntity",
     "Status",

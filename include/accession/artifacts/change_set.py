@@ -10,16 +10,17 @@ import gzip
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
+from pydantic import Field
 
 from accession.artifacts.document import Document, run_path
 from accession.artifacts.store import Store
 from accession.errors import StoreError
-from accession.items import TypedItem
+from accession.items import KeySchema, TypedItem
 
 Op = Literal["put", "update", "delete", "reject", "conflict"]
 
@@ -87,6 +88,8 @@ class StagedEntity(Document):
 
     entity: str
     table: str
+    key: KeySchema | None = None
+    indexes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     counts: Counts
     rejects: dict[str, int]
     records_changed: bool
@@ -127,11 +130,13 @@ def encode_change(change: Change) -> bytes:
 
 
 class PartWriter:
-    """Writes the parts of one entity, `rows_per_part` lines each, at least one part, in constant memory."""
+    """Write the parts of one entity: `rows_per_part` lines each, at least one part, in constant memory.
 
-    def __init__(self, store: Store, run: str, entity: str, rows_per_part: int, folder: Path) -> None:
-        self._store, self._run, self._entity, self._limit = store, run, entity, rows_per_part
-        self._file = folder / f"{entity}.jsonl.gz"
+    `upload` stores a finished file as the part with that number and returns its SHA-256.
+    """
+
+    def __init__(self, file: Path, rows_per_part: int, upload: Callable[[int, Path], str]) -> None:
+        self._file, self._limit, self._upload = file, rows_per_part, upload
         self.parts: list[Part] = []
         self._start()
 
@@ -174,8 +179,7 @@ class PartWriter:
         self._gzip.close()
         self._stream.close()
         number = len(self.parts)
-        digest = self._store.upload(part_path(self._run, self._entity, number), self._file)
-        self.parts.append(Part(part=number, sha256=digest, **self._ops))
+        self.parts.append(Part(part=number, sha256=self._upload(number, self._file), **self._ops))
 
     def close(self) -> list[Part]:
         """Write the last part; all parts."""

@@ -5,9 +5,6 @@ from typing import Any
 from accession.artifacts.document import Document, run_path
 from accession.artifacts.store import Store
 
-LOOK_SECONDS = 1.0  # how often a task looks how many share the cap: one S3 LIST, $0.02 an hour
-JOIN_SECONDS = 1.5  # after which everybody has looked, with half a second for the LIST
-
 
 class WriteConflict(Document):
     """A conflict met while writing: the application's item stands. `checksum` is what an earlier run wrote there; None

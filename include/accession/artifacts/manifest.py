@@ -21,6 +21,11 @@ class SnapshotRef(Document):
     rows: dict[str, int]
     foreign_key_violations: dict[str, int]
 
+    @property
+    def path(self) -> str:
+        """The path of the backup in the bucket, which is its digest."""
+        return f"backups/{self.sha256}.db"
+
 
 class Manifest(Document):
     """`manifest.json`."""

@@ -79,7 +79,15 @@ class DynamoDB:
             sleep=sleep,
             jitter=jitter,
         )
-        self._in_flight = in_flight
+        self._client, self._in_flight = client, in_flight
+
+    def fenced(
+        self, check: Callable[[], None], write_units_per_second: float | Callable[[], float] | None = None
+    ) -> "DynamoDB":
+        """Return another connection by the same client, which calls `check` before each write and keeps to the cap."""
+        return type(self)(
+            self._client, check=check, write_units_per_second=write_units_per_second, in_flight=self._in_flight
+        )
 
     @property
     def consumed_write_units(self) -> float:

@@ -11,7 +11,6 @@ from accession.artifacts import (
     Change,
     Entry,
     EntryState,
-    Manifest,
     PartWriter,
     RejectedRow,
     add_entries,
@@ -19,8 +18,8 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.dynamodb import DynamoDB
 from accession.items import ItemBuilder, Prepared, Reject, TypedItem, checksum_item, measure_item
+from accession.run.context import RunContext
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000
@@ -55,20 +54,19 @@ class Reconciler:
 
     def __init__(
         self,
+        run: RunContext,
         builder: ItemBuilder,
         table: str,
-        manifest: Manifest,
-        dynamodb: DynamoDB,
         id_map: sqlite3.Connection,
         parts: PartWriter,
         attributes: set[str],
     ) -> None:
-        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, dynamodb, id_map, parts
+        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, run.dynamodb, id_map, parts
         self.entity = builder.entity
         self.ours = attributes | {builder.entity.target.key}
-        self.on_conflict, self.deletes = manifest.param("on_conflict"), manifest.param("deletes")
+        self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
         # The tables of a first run were found empty, unless the params say that something may be there.
-        self.reads_target = manifest.parent is not None or manifest.param("existing_items") == "keep"
+        self.reads_target = run.head is not None or run.params.existing_items == "keep"
         self.counts: Counter[str] = Counter()
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
