@@ -183,11 +183,11 @@ def check_rollback(job: Job, context: Any) -> str:
 
     if not job.params.run:
         raise ParamsError("param run: name the run to undo, as its report or make audit does.")
-    if not job.params.target and not job.params.restore_source:
-        raise ParamsError("params target and restore_source: nothing is to be done; set at least one.")
+    if not job.params.undo_tables and not job.params.restore_to:
+        raise ParamsError("Params undo_tables and restore_to leave nothing to do: set at least one of them.")
     job.store.probe()
     manifest = load_manifest(job.store, job.params.run)
-    if job.params.target:
+    if job.params.undo_tables:
         if find_plan(job.store, manifest.run):  # before the target is taken; without a plan nothing was written
             expect_entities(job.store, job.mapping, manifest.run)
         for entity in job.mapping.entities.values():
@@ -205,7 +205,7 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     from accession.run import take_for_undo, undo_run
     from accession.target import settle
 
-    if not job.params.target:
+    if not job.params.undo_tables:
         raise AirflowSkipException("the tables are left as they are")
     manifest = load_manifest(job.store, run)
     state = take_for_undo(job.store, run)
@@ -227,7 +227,7 @@ def restore_source(job: Job, context: Any, run: str) -> list[str]:
     from accession.artifacts import fetch_backup, load_manifest, place_object
     from accession.source import restore_source as restore
 
-    place = job.params.restore_source
+    place = job.params.restore_to
     if not place:
         raise AirflowSkipException("the source is left as it is")
     manifest = load_manifest(job.store, run)
