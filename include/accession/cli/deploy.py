@@ -198,7 +198,7 @@ def _check_status(name: str, status: str) -> None:
 
 
 def _wait(cloudformation: "CloudFormationClient", name: str, stack_id: str, wanted: str) -> None:
-    """Wait until the stack is `wanted`. If it ends otherwise, raise TargetError or AccessError with the first reason."""
+    """Wait until the stack is `wanted`. Raises TargetError or AccessError, with the first reason, if it fails."""
     pause, longest = POLL_SECONDS
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
