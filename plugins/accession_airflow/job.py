@@ -16,7 +16,7 @@ from typing import Any
 
 from accession.errors import AccessionError, ParamsError
 from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.params import MigrateParams, RollbackParams, check_params
+from accession.params import MigrateParams, RollbackParams, check_params, drop_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
 
     given = {**context["params"], **(context["dag_run"].conf or {})}
     model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
-    params = check_params(model, given)
+    params = check_params(model, drop_defaults(model, given))
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
     if not bucket:
         raise ParamsError(

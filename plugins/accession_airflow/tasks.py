@@ -151,11 +151,11 @@ def check_rollback(job: Job, context: Any) -> str:
     """Check what is to be undone; return the run."""
     if not job.params.run:
         raise ParamsError("param run: name the run to undo, as its report or make audit does.")
-    if not job.params.target and not job.params.restore_source:
-        raise ParamsError("params target and restore_source: nothing is to be done; set at least one.")
+    if not job.params.undo_tables and not job.params.restore_to:
+        raise ParamsError("Params undo_tables and restore_to leave nothing to do: set at least one of them.")
     job.store.probe()
     run = job.load_run(job.params.run)
-    if job.params.target:
+    if job.params.undo_tables:
         run.check_undo()
     manifest = run.manifest
     context["ti"].xcom_push(
@@ -167,7 +167,7 @@ def check_rollback(job: Job, context: Any) -> str:
 @body
 def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Undo the tables, prove it and close the target."""
-    if not job.params.target:
+    if not job.params.undo_tables:
         raise AirflowSkipException("the tables are left as they are")
     undone = job.load_run(run).undo(find_actor(context), accept_conflicts=job.params.accept_conflicts)
     counts = {name: entity.model_dump() for name, entity in undone.entities.items()}
@@ -179,7 +179,7 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
 @body
 def restore_source(job: Job, context: Any, run: str) -> list[str]:
     """Put the run's backup in the place of the source; return what was moved aside."""
-    place = job.params.restore_source
+    place = job.params.restore_to
     if not place:
         raise AirflowSkipException("the source is left as it is")
     aside = job.load_run(run).restore_source(place)

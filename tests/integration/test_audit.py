@@ -17,7 +17,8 @@ import pytest
 from accession.artifacts.manifest import Manifest
 from accession.artifacts.report import Report
 from accession.artifacts.store import Store
-from accession.audit.audit import BACKUP_DAYS, Audit, audit_target, show_audit
+from accession.audit.audit import BACKUP_DAYS, Audit, audit_target
+from accession.audit.summary import show_audit
 from accession.cli import main
 from accession.cli.sample import write_sample
 from accession.dynamodb.client import DynamoDB
@@ -258,7 +259,7 @@ def test_make_audit_fails_when_something_is_damaged(
     assert "is sound: 5 records" in capsys.readouterr().out
     with lived.changed(log_path(2), b"{}"):
         assert main.main(call) == 1
-    assert f"The first: {log_path(2)} is altered" in capsys.readouterr().out
+    assert f"The first problem: {log_path(2)} is altered" in capsys.readouterr().out
     assert main.main(["audit", "--environment", "elsewhere"]) == 1
     assert "no run was here yet" in capsys.readouterr().err
 
@@ -313,7 +314,7 @@ def test_a_run_at_work_or_dead_is_not_in_the_register_and_no_damage(history: His
     audit = history.audit()
     assert audit.ok
     assert audit.open == manifest.run
-    assert f"the target is open: run {manifest.run} has it" in show_audit(audit)
+    assert f"The target is open: run {manifest.run} owns it." in show_audit(audit)
 
 
 def test_a_run_left_open_may_go_on_but_its_staged_files_stand(history: History) -> None:

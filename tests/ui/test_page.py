@@ -163,7 +163,7 @@ def test_the_run_page_begins_with_the_verdict(site: Site) -> None:
     text = site.text("{run}")
     assert text.index("All is well: 717 items are in the tables and proved equal") < text.index("What was moved")
     for part in (
-        "Rows that were left out",
+        "Rejected rows",
         "book_id 599 refers to no book",
         "How to undo this run",
     ):
@@ -217,7 +217,7 @@ def test_an_old_id_is_found_by_its_new_one_and_back(site: Site, verified: Driver
     text = site.text(f"{{run}}/ids?q={entry.new_id.upper()}")
     assert f"book 17 {entry.new_id}" in text
     assert "user" not in text.partition("first seen")[2]
-    assert "knows no 4711" in site.text("{run}/ids?q=4711")
+    assert "4711 is neither an old id nor a new one" in site.text("{run}/ids?q=4711")
 
 
 def test_artifacts_are_listed_as_the_register_has_them(site: Site, verified: Driver) -> None:
@@ -227,13 +227,13 @@ def test_artifacts_are_listed_as_the_register_has_them(site: Site, verified: Dri
 
 
 def test_the_register_is_proved_and_what_was_altered_is_named(site: Site, verified: Driver) -> None:
-    assert "Every record and every artifact is as it was written" in site.text("{target}/audit")
+    assert "No record and no artifact was changed." in site.text("{target}/audit")
     path = run_path(verified.run_name, "plan.json")
     sound = verified.store.get(path)
     verified.store.put(path, sound.replace(b"718", b"719") + b" ")
     try:
         text = site.text("{target}/audit")
-        assert "Something is not as it was written" in text
+        assert "A record or an artifact was changed." in text
         assert f"{path} altered" in text
     finally:
         verified.store.put(path, sound)
@@ -271,18 +271,18 @@ def test_looking_changes_nothing(site: Site, verified: Driver) -> None:
 def test_an_address_that_is_none_never_reaches_the_store(
     site: Site, verified: Driver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accession_airflow import target
+    from accession_airflow import audit_target
 
     asked: list[str] = []
     client = verified.library.aws.client("s3", region_name="us-east-1")
     client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
-    monkeypatch.setattr(target, "_make_client", lambda _period: client)
-    target._make_store.cache_clear()
+    monkeypatch.setattr(audit_target, "_make_client", lambda _period: client)
+    audit_target._make_store.cache_clear()
     answer = site.client.get(path.format(bucket=verified.library.bucket, environment=verified.library.environment))
     assert answer.status_code in (404, 422)
     assert asked == []
     site.get("{target}")
-    target._make_store.cache_clear()
+    audit_target._make_store.cache_clear()
     assert asked, "an address that is one is asked for"
 
 
@@ -330,7 +330,7 @@ def test_the_tab_says_when_there_is_nothing_yet(app: Any, verified: Driver, airf
     site = Site(app, make_token(), verified)
     airflow_run(DAG, "manual__1", bucket=verified.library.bucket, environment=verified.library.environment)
     assert "no backup yet" in site.text(f"/go?dag_id={DAG}&run_id=manual__1")
-    assert "no DAG of Accession" in site.text("/go?dag_id=other&run_id=manual__1")
+    assert "other is not a DAG of Accession." in site.text("/go?dag_id=other&run_id=manual__1")
 
 
 # Runs that did not go well, or have not ended
@@ -359,7 +359,7 @@ def test_a_run_at_work_shows_how_far_it_is(
     assert "migrate.user at work 1 of 2 parts; 100 of 120 items" in text
     assert "migrate.book at work" in text
     assert "migrate.user_book waiting" in text
-    assert "looks again by itself" in text
+    assert "reloads by itself" in text
     assert 'http-equiv="refresh"' in site.get("{run}")
     for name in driver.mapping.order:
         driver.migrate(name)
@@ -368,7 +368,7 @@ def test_a_run_at_work_shows_how_far_it_is(
     assert 'http-equiv="refresh"' not in site.get("{run}")
     driver.undo()
     text = site.text("{run}")
-    assert f"It has been undone, by {BY}" in text
+    assert f"It has been undone by {BY}" in text
     assert "make rollback" not in text
     assert f"undone by {BY}" in site.text("{target}")
 

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 from boto3.exceptions import Boto3Error, RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from pydantic import BaseModel
 
-from accession.aws import NO_CREDENTIALS
-from accession.errors import AccessError, AccessionError, StoreError, TransientError
+from accession.aws import explain_failure
+from accession.errors import AccessionError, StoreError, TransientError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -34,7 +34,6 @@ CHUNK = 1024 * 1024
 # Two parts of 8 MB at once and a short queue to the disk: boto3's defaults hold up to 80 MB of an upload and 250 MB of
 # a download in memory, so that a task's memory would grow with its file.
 TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=CHUNK, max_io_queue=4)
-DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
 CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
@@ -274,24 +273,21 @@ def translating(action: str, bucket: str, key: str) -> Iterator[None]:
 
 
 def translate_error(error: BaseException, action: str, bucket: str, key: str) -> AccessionError:
-    """What an error of boto3 means to the person who reads it."""
-    if isinstance(error, NoCredentialsError):
-        return AccessError("no AWS credentials were found: set a profile, a role or the connection aws_default.")
-    if isinstance(error, NO_CREDENTIALS):
-        return AccessError(f"the AWS credentials do not work ({type(error).__name__}): log in again, or use others.")
+    """Return an error of boto3 as one sentence: what failed, on which object, and what to do."""
+    request = f"{action} on s3://{bucket}/{key}"
     if isinstance(error, ParamValidationError):
         return StoreError(f"s3://{bucket}/{key} is no address of an object: write s3://bucket/key.")
+    if explained := explain_failure(error, request):
+        return explained
     if not isinstance(error, ClientError):
-        return TransientError(f"S3 did not answer for bucket {bucket} ({type(error).__name__}): check the endpoint.")
+        return TransientError(f"{request} failed ({type(error).__name__}): try again.")
     code = error.response["Error"]["Code"]
     if code == "NoSuchBucket":
-        return StoreError(f"bucket {bucket} does not exist: run make deploy first, or give the right bucket.")
-    if code in DENIED:
-        return AccessError(f"access denied ({code}): allow {action} on s3://{bucket}/{key} to the role in use.")
+        return StoreError(f"Bucket {bucket} does not exist: run make deploy first, or give the right bucket.")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
-    return StoreError(f"S3 refused {action} on s3://{bucket}/{key}: {code}.")
+    return StoreError(f"S3 refused {request} ({code}).")
 
 
 def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:

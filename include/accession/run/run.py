@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 
+from accession.approval import needs_approval
 from accession.artifacts import (
     Execution,
     Plan,
@@ -23,7 +24,7 @@ from accession.artifacts import (
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.mapping import Mapping
-from accession.params import LOCAL_ENVIRONMENTS, MigrateParams
+from accession.params import MigrateParams
 from accession.run.backup import start_run
 from accession.run.context import RunContext
 from accession.run.finish import Outcome, end_run
@@ -109,13 +110,15 @@ class Run(RunContext):
         """Add up the change set and store the plan. The caller shows it, then asks `refuse_plan`."""
         return make_plan(self)
 
-    def needs_approval(self, plan: Plan, *, by_person: bool) -> bool:
-        """Tell whether a person must approve the plan. `by_person`: somebody triggered the run, and not a schedule."""
-        if self.params.dry_run or self.params.resume or plan.is_empty:
-            return False  # nothing is written, or it was approved before
-        approval = self.params.approval
-        return approval == "always" or (
-            approval == "auto" and by_person and self.params.environment not in LOCAL_ENVIRONMENTS
+    def needs_approval(self, plan: Plan, *, is_manual: bool) -> bool:
+        """Tell whether a person must approve the plan. `is_manual`: a person triggered the run, and not a schedule."""
+        return needs_approval(
+            self.params.environment,
+            self.params.approval,
+            is_manual=is_manual,
+            is_dry_run=self.params.dry_run,
+            is_resume=bool(self.params.resume),
+            writes=plan.writes,
         )
 
     def open_run(self) -> Gate:
