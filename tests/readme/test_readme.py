@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 import pytest
 
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.cli.sample import write_sample
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.target.state import load_state
+from accession.mapping import MAPPINGS, load_mapping
+from accession.target import load_state
 from conftest import REPO, LocalAws
 
 ELSEWHERE = {

@@ -1,11 +1,10 @@
-"""Check and show what runs have left, from the bucket alone. Read-only."""
+"""Prove and show what runs have left, from the bucket alone. Read-only."""
 
 from accession.audit.audit import Audit, audit_target
 from accession.audit.history import (
     RunDocuments,
     count_records,
     find_record,
-    find_staged_entity,
     find_state,
     list_entries,
     list_unended,
@@ -33,7 +32,6 @@ __all__ = [
     "audit_target",
     "count_records",
     "find_record",
-    "find_staged_entity",
     "find_state",
     "list_entries",
     "list_unended",
