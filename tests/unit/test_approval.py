@@ -1,6 +1,7 @@
 """The one rule of who approves a run, as a table."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,15 @@ def test_a_command_that_would_ask_is_printed_with_the_param_that_lets_it_run() -
     for environment in (*LOCAL_ENVIRONMENTS, "prod"):
         command = show_rollback(environment, "20260105T120000Z-0123abcd")
         assert ('"approval": "never"' in command) is needs_approval(environment)
+
+
+def test_nothing_else_decides_it() -> None:
+    repo = Path(__file__).parents[2]
+    files = [*(repo / "include/accession").rglob("*.py"), *(repo / "plugins").rglob("*.py")]
+    deciding = {
+        str(file.relative_to(repo))
+        for file in files
+        if "LOCAL_ENVIRONMENTS" in file.read_text() or '"always"' in file.read_text()
+    }
+    deciding.remove("include/accession/params.py")  # names the values, and decides nothing
+    assert deciding == {"include/accession/approval.py"}

@@ -35,7 +35,7 @@ class RunProgress:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A step before it is known whether it could start. `parents` are steps of the same stage that come first."""
 
     name: str
@@ -90,7 +90,7 @@ def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: date
     seconds = _measure_writing(store, traces.marks, now or datetime.now(UTC))
     per_second = written / seconds if seconds else 0.0
     return RunProgress(
-        steps=_judge_steps(stages),
+        steps=judge_steps(stages),
         written=written,
         total=total,
         per_second=per_second,
@@ -106,15 +106,15 @@ def _find_traces(store: Store, mapping: Mapping, documents: RunDocuments) -> _Tr
     return _Traces(mapping, documents, staged, marks, writes)
 
 
-def _watch_backup(traces: _Traces) -> list[_Step]:
+def _watch_backup(traces: _Traces) -> list[Step]:
     """The backup is done: without it there would be no manifest, and no run to watch."""
-    return [_Step("backup", 1, note=f"{traces.documents.manifest.snapshot.bytes:,} bytes")]
+    return [Step("backup", 1, note=f"{traces.documents.manifest.snapshot.bytes:,} bytes")]
 
 
-def _watch_staging(traces: _Traces) -> list[_Step]:
+def _watch_staging(traces: _Traces) -> list[Step]:
     mapping, rows = traces.mapping, traces.documents.manifest.snapshot.rows
     return [
-        _Step(
+        Step(
             name,
             done=int(name in traces.staged),
             note=f"{rows.get(mapping.entities[name].source.table, 0):,} rows",
@@ -124,30 +124,30 @@ def _watch_staging(traces: _Traces) -> list[_Step]:
     ]
 
 
-def _watch_plan(traces: _Traces) -> list[_Step]:
+def _watch_plan(traces: _Traces) -> list[Step]:
     plan = traces.documents.plan
-    return [_Step("plan", int(plan is not None), note=f"{plan.writes:,} items to write" if plan else "")]
+    return [Step("plan", int(plan is not None), note=f"{plan.writes:,} items to write" if plan else "")]
 
 
-def _watch_opening(traces: _Traces) -> list[_Step]:
+def _watch_opening(traces: _Traces) -> list[Step]:
     is_open = traces.documents.is_open
-    return [_Step("open_run", int(is_open), note="" if is_open else "after approval, if the run needs one")]
+    return [Step("open_run", int(is_open), note="" if is_open else "after approval, if the run needs one")]
 
 
-def _watch_writing(traces: _Traces) -> list[_Step]:
+def _watch_writing(traces: _Traces) -> list[Step]:
     steps = []
     for name in traces.mapping.order:
         writes = traces.writes.get(name, _Writes())
-        steps.append(_Step(name, writes.parts_done, writes.parts, writes.note, traces.mapping.parents[name]))
+        steps.append(Step(name, writes.parts_done, writes.parts, writes.note, traces.mapping.parents[name]))
     return steps
 
 
-def _watch_verification(traces: _Traces) -> list[_Step]:
+def _watch_verification(traces: _Traces) -> list[Step]:
     verified = {verification.entity for verification in traces.documents.verifications}
-    return [_Step(name, int(name in verified)) for name in traces.mapping.order]
+    return [Step(name, int(name in verified)) for name in traces.mapping.order]
 
 
-def _judge_steps(stages: list[tuple[str, list[_Step]]]) -> list[StepProgress]:
+def judge_steps(stages: list[tuple[str, list[Step]]]) -> list[StepProgress]:
     """Say of each step whether it is done, at work or waiting for earlier stages or its parents."""
     judged: list[StepProgress] = []
     is_ready = True
