@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Set-up: the locked, hashed requirements in .venv, MiniStack in an environment of its own, as it pins an older botocore.
 
@@ -130,13 +130,25 @@ ui: $(READY) ## [PORT=8080]: Airflow with its UI and the audit page, without Doc
 
 # Quality
 
+# ARGS goes to pytest: `make test-unit ARGS=--lf` repeats what failed last.
+PYTEST := $(PYTHON) -m pytest -p no:faker -p no:anyio
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+
 .PHONY: test
-test: $(READY) ## unit, integration, fault and DAG tests, against a real MiniStack
-	@$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal
+test: $(READY) ## [ARGS=--lf]: unit, integration, fault and DAG tests, against a real MiniStack
+	@$(PYTEST) $(PARALLEL) $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(READY) ## [ARGS=--lf]: the unit tests alone (20 seconds)
+	@$(PYTEST) tests/unit $(PARALLEL) $(ARGS)
+
+.PHONY: coverage
+coverage: $(READY) ## the unit tests with coverage; fails below the floor in pyproject.toml
+	@HYPOTHESIS_PROFILE=quick $(PYTEST) tests/unit $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(READY) ## the long suites: hundreds of random histories against the model
-	@$(PYTHON) -m pytest -m slow
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-ui
 test-ui: $(READY) ## a browser in Airflow's UI: trigger, approve, audit; makes docs/screenshots (6 minutes)
@@ -153,7 +165,12 @@ test-readme: $(READY) ## every command of the README as it stands, a killed run 
 	@$(PYTHON) -m pytest tests/readme
 
 .PHONY: check
-check: $(READY) ## lint, format, types
+check: $(READY) ## lint, format, types; that the generated documents are up to date
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
+	@$(PYTHON) docs/generate.py --check
+
+.PHONY: docs
+docs: $(READY) ## write docs/params.md and docs/mapping.md from the models
+	@$(PYTHON) docs/generate.py
