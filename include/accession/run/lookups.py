@@ -9,7 +9,7 @@ from http.client import HTTPException
 
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
-from accession.items import TypedItem
+from accession.items import KeySchema, Table, TypedItem
 from accession.mapping import Entity
 
 LOOK_UPS = 10  # through each index
@@ -33,12 +33,13 @@ def ask_indexes(
 
 def _finds(dynamodb: DynamoDB, entity: Entity, table: str, index: str, item: TypedItem) -> bool:
     """Whether an index finds the item, sooner or later; or need not, as the application has changed it since."""
-    key_name, key = entity.target.key, item[entity.target.key]["S"]
+    schema = KeySchema((entity.target.key,))
+    found_in, key = Table(table, schema), schema.read(item)
     values = {name: item[name] for name in entity.indexes[index]}
     deadline = time.monotonic() + INDEX_SECONDS
     wait = 0.2
-    while key not in dynamodb.query_keys(table, index, key_name, values):
-        now = dynamodb.read_items(table, key_name, [key]).get(key, {})
+    while key not in dynamodb.query_keys(found_in, index, values):
+        now = dynamodb.read_items(found_in, [key]).get(key, {})
         if any(now.get(name) != value for name, value in values.items()):
             return True
         if time.monotonic() > deadline:

@@ -20,7 +20,17 @@ from accession.artifacts import (
     encode_put,
 )
 from accession.dynamodb import DynamoDB
-from accession.items import ItemBuilder, Prepared, Reject, TypedItem, checksum_item, measure_item
+from accession.items import (
+    ItemBuilder,
+    ItemKey,
+    KeySchema,
+    Prepared,
+    Reject,
+    Table,
+    TypedItem,
+    checksum_item,
+    measure_item,
+)
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000
@@ -120,10 +130,10 @@ class Reconciler:
         """Read what the target holds for the pending changes, and decide each."""
         if not self.pending:
             return
-        keys = [pending.new_id for pending in self.pending]
-        found = self.dynamodb.read_items(self.table, self.entity.target.key, keys)
-        for pending in self.pending:
-            self._decide_one(pending, found.get(pending.new_id))
+        keys = [ItemKey(pending.new_id) for pending in self.pending]
+        found = self.dynamodb.read_items(Table(self.table, KeySchema((self.entity.target.key,))), keys)
+        for pending, key in zip(self.pending, keys, strict=True):
+            self._decide_one(pending, found.get(key))
         self.pending.clear()
 
     def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:
