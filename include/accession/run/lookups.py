@@ -28,9 +28,9 @@ def ask_indexes(
     for index, names in indexes.items():
         samples = [item for item in items if all(name in item for name in names)][:LOOK_UPS]
         asked[index] = len(samples)
-        for item in samples:
-            if not _finds(dynamodb, table, index, {name: item[name] for name in names}, table.key.read(item)):
-                lost.append(f"{index} does not find {table.key.read(item)}")
+        keys = {table.key.read(item): {name: item[name] for name in names} for item in samples}
+        unfound = [key for key, values in keys.items() if not _finds(dynamodb, table, index, values, key)]
+        lost += [f"{index} does not find {key}" for key in unfound]
     return asked, lost
 
 
