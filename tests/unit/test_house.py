@@ -106,7 +106,7 @@ def test_the_library_knows_nothing_of_airflow(file: Path) -> None:
 
 @pytest.mark.parametrize("file", LIBRARY, ids=name_file)
 def test_each_service_has_one_door(file: Path) -> None:
-    """S3 has one door, the two modules of S3_DOOR; DynamoDB has the package; SQLite is opened where it is named here."""
+    """S3 has one door, the two modules of S3_DOOR; DynamoDB has its package; SQLite is opened in the modules named."""
     imports, calls, name = find_imports(file), find_calls(file), str(file.relative_to(ROOT))
     is_cli, is_dynamodb = name.startswith("cli/"), name.startswith("dynamodb/")
     aws = {module for module in imports if module.split(".")[0] in ("boto3", "botocore")}
