@@ -19,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accession.cli.sample import write_sample
+from accession.column_types.documents import to_json
+from accession.column_types.numbers import to_number
+from accession.column_types.scalars import to_auto
+from accession.column_types.values import ValueProblem
 from accession.dynamodb.client import DynamoDB
 from accession.errors import RefusedError
 from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.items.typed_json import TypedItem, checksum_item, measure_item
-from accession.items.values import ValueProblem, to_auto, to_json, to_number
 from accession.run.migrate import remove_items
 from accession.run.plan import price_units
 from conftest import Library, LocalAws, make_library

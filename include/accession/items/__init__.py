@@ -1,5 +1,6 @@
 """A row becomes an item: values, typed JSON, limits, checksum. Pure."""
 
+from accession.column_types import KeyType, TypedValue
 from accession.items.builder import (
     MASK,
     TRANSFORM_VERSION,
@@ -10,9 +11,8 @@ from accession.items.builder import (
     is_same_thing,
     is_unicode,
 )
-from accession.items.keys import ItemKey, KeySchema, KeyType, RowKey, Table
+from accession.items.keys import ItemKey, KeySchema, RowKey, Table
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, measure_item
-from accession.items.values import TypedValue
 
 __all__ = [
     "MASK",

@@ -1,7 +1,7 @@
 """Row → item: assemble, check, measure, checksum. Pure: no clock, no network, no logging.
 
 An item is serialised once, here; these bytes go over the wire later. What the service would refuse is found here, so
-that one bad row never sinks the batch around it. The types are in values.py.
+that one bad row never sinks the batch around it. The column types are in `accession.column_types`.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ from uuid import UUID
 
 import orjson
 
+from accession.column_types import FIRST_SEEN_MARK, NULL, ValueProblem
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
-from accession.items.values import NULL, TypedValue, ValueProblem, choose_converter
 from accession.mapping import Entity, Mapping
 
 TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchanged` compares it
@@ -27,7 +27,6 @@ WRITE_UNIT_BYTES = 1024
 MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
-FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
 
 
 class Reject(Exception):
@@ -89,34 +88,19 @@ class ItemBuilder:
             for i, name in enumerate(entity.references)
         ]
         self._fields = [
-            (name, position[a.column], choose_converter(a, mapping.timezone), self._default(a), name in limits)
+            (name, position[a.column], a.make_converter(mapping.timezone), a.default_value, name in limits)
             for name, a in entity.attributes.items()
             if a.column is not None and not a.references
         ]
         self._constants = {
             name: default
             for name, a in entity.attributes.items()
-            if a.column is None and not a.is_first_seen and (default := self._default(a)) is not None
+            if a.column is None and not a.is_first_seen and (default := a.default_value) is not None
         }
         self._first_seen = [n for n, a in entity.attributes.items() if a.column is None and a.is_first_seen]
         self._first_seen_defaults = [
             n for n, a in entity.attributes.items() if a.column is not None and a.is_first_seen
         ]
-
-    @staticmethod
-    def _default(attribute: Any) -> TypedValue | None:
-        """What stands for NULL and '': a value, FIRST_SEEN_MARK to be filled in later, or None for no default."""
-        if attribute.is_first_seen:
-            return FIRST_SEEN_MARK
-        match attribute.type, attribute.default:
-            case _, None:
-                return None
-            case "boolean", value:
-                return {"BOOL": value}
-            case "number", value:
-                return {"N": str(value)}
-            case _, value:
-                return {"S": value}
 
     def convert(self, row: Sequence[Any]) -> tuple[TypedItem, int]:
         """The item but for its key and the times of first sight, and how many index keys were left out.

@@ -7,14 +7,12 @@ it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import NewType
 
 import orjson
 
+from accession.column_types import KeyType, SqliteValue, TypedValue
 from accession.items.typed_json import TypedItem, canonical_number
-from accession.items.values import SqliteValue, TypedValue
-
-KeyType = Literal["S", "N", "B"]
 
 ItemKey = NewType("ItemKey", str)
 """The key of an item, as the one text that its table's `KeySchema` makes of it."""
