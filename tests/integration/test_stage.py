@@ -25,7 +25,8 @@ from accession.column_types.scalars import to_auto
 from accession.column_types.values import ValueProblem
 from accession.dynamodb.client import DynamoDB
 from accession.errors import RefusedError
-from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
+from accession.items.builder import MAX_ITEM_BYTES
+from accession.items.plan import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.items.typed_json import TypedItem, checksum_item, measure_item
 from accession.run.migrate import remove_items
 from accession.run.plan import price_units

@@ -118,8 +118,8 @@ def test_a_new_type_is_one_function_and_one_entry() -> None:
         {"i": ["a"]},
     )
     builder = ItemBuilder(mapping.entities["thing"], mapping, UUID(int=0))
-    assert builder.convert(("hey", "why"))[0] == {"a": {"S": "HEY!"}, "b": {"S": "WHY?"}}
-    assert builder.convert((None, None))[0] == {"b": {"S": "HUSH"}}
+    assert builder.convert(("hey", "why")).item == {"a": {"S": "HEY!"}, "b": {"S": "WHY?"}}
+    assert builder.convert((None, None)).item == {"b": {"S": "HUSH"}}
     assert mapping.entities["thing"].attributes["a"].key_type == "S"
     with pytest.raises(Reject, match="a: 5 is not text to shout"):
         builder.convert((5, NULL))

@@ -1,9 +1,10 @@
-"""A row becomes an item: values, typed JSON, limits, checksum. Pure."""
+"""Row → item: typed JSON, keys, limits, checksum. Pure."""
 
 from accession.column_types import KeyType, TypedValue
 from accession.items.builder import (
     MASK,
     TRANSFORM_VERSION,
+    Converted,
     ItemBuilder,
     Orphan,
     Prepared,
@@ -17,6 +18,7 @@ from accession.items.typed_json import TypedItem, checksum_item, checksum_items,
 __all__ = [
     "MASK",
     "TRANSFORM_VERSION",
+    "Converted",
     "ItemBuilder",
     "ItemKey",
     "KeySchema",
