@@ -19,11 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accession.cli.sample import write_sample
+from accession.column_types import ValueProblem
+from accession.column_types.documents import to_json
+from accession.column_types.numbers import to_number
+from accession.column_types.scalars import to_auto
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.items import TypedItem, checksum_item, measure_item
-from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
-from accession.items.values import ValueProblem, to_auto, to_json, to_number
+from accession.items.builder import MAX_ITEM_BYTES
+from accession.items.plan import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.run.plan import price_units
 from accession.target import open_target
 from conftest import Library, LocalAws, make_library

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from accession.items.values import TypedValue, normalize_number
+from accession.column_types import TypedValue, normalize_number
 
 TypedItem = dict[str, Any]
 
