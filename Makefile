@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-# Set in many images; it makes every `import airflow` three times slower.
+# Many images set this variable, which makes every `import airflow` three times slower.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPATH := $(CURDIR)/include
 
@@ -15,17 +15,17 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 READY := .venv/.ready
 
 .PHONY: help
-help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## list all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Set-up: the locked, hashed requirements in .venv, MiniStack in an environment of its own, as it pins an older botocore.
+# Setup: the locked and hashed requirements go into .venv. MiniStack pins an older botocore and has its own environment.
 
 .PHONY: setup
-setup: $(READY) ## install everything into .venv (once; instant afterwards)
+setup: $(READY) ## install everything into .venv (a minute the first time, then instant)
 
 $(READY): requirements.lock requirements-ministack.lock requirements-uv.lock
-	@echo "Setting up .venv: a minute, once."
-	@# Without pip, which Debian's Python cannot put into an environment unless python3-venv is installed.
+	@echo "Setting up .venv. This takes a minute, once."
+	@# Debian's Python cannot install pip into an environment without python3-venv.
 	@$(BASE_PYTHON) -m venv --without-pip .venv
 	@$(BASE_PYTHON) -m venv --without-pip .venv/ministack
 	@if [ "$(UV)" != uv ]; then \
@@ -44,10 +44,10 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 	echo uv | $(COMPILE) - -o requirements-uv.lock
 	$(COMPILE) tests/bench/requirements.txt -o tests/bench/requirements.lock
 
-# The main job. CONF goes through the environment, where its quotes are safe. MAPPING=name takes another mapping file.
+# The main job. CONF is passed through the environment, where its quotes are safe. MAPPING=name uses another mapping file.
 
 .PHONY: demo
-demo: $(READY) ## move a sample home library on an embedded local AWS, prove it, show the report
+demo: $(READY) ## migrate a sample home library on an embedded local AWS, verify it, write the report
 	@$(PYTHON) -m accession.cli demo
 
 .PHONY: deploy
@@ -55,20 +55,20 @@ deploy: $(READY) ## ENVIRONMENT=dev: create or update tables, bucket and policy 
 	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: migrate
-migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]: one run; exit 0 only when all is well
+migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]: migrate; exit 0 only if all is well
 	@$(PYTHON) -m accession.cli migrate --source "$${SOURCE:-}" --environment "$${ENVIRONMENT:-}" \
 	  --conf "$${CONF:-}" --resume "$${RESUME:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: rollback
-rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a finished run
+rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a run
 	@$(PYTHON) -m accession.cli rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" \
 	  --mapping "$${MAPPING:-}"
 
 .PHONY: audit
-audit: $(READY) ## ENVIRONMENT=dev: verify the register and every artifact, list all runs
+audit: $(READY) ## ENVIRONMENT=dev: check the register and every artifact, list all runs
 	@$(PYTHON) -m accession.cli audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
-# The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on Celery workers.
+# The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on three Celery workers.
 
 COMPOSE := docker compose
 ALL := --profile local-aws --profile celery
@@ -83,40 +83,40 @@ ALL := --profile local-aws --profile celery
 	    *=@key@) line=$${line/@key@/$$(secret 48)};; \
 	  esac; \
 	  printf '%s\n' "$${line/@uid@/$$uid}"; \
-	done < .env.example > .env.new; mv .env.new .env; echo "Wrote .env with secrets of its own."
+	done < .env.example > .env.new; mv .env.new .env; echo "Wrote .env with new secrets."
 
 .PHONY: up
-up: .env ## [WORKERS=3]: the stack in Docker, with a local AWS and a sample library, on 127.0.0.1
+up: .env ## [WORKERS=3]: start the stack in Docker on 127.0.0.1, with a local AWS and a sample library
 	@mkdir -p data; [ "$$(id -u)" != 0 ] || chown "$$(sed -n 's/^AIRFLOW_UID=//p' .env):0" data
 	@if [ "$${WORKERS:-}" ]; then \
 	  export EXECUTOR=CeleryExecutor COMPOSE_PROFILES="$$(sed -n 's/^COMPOSE_PROFILES=//p' .env),celery"; \
 	fi; \
 	$(COMPOSE) up --detach --build --wait --wait-timeout 600 $${WORKERS:+--scale worker=$$WORKERS} || { \
-	  $(COMPOSE) $(ALL) ps --all; echo "The stack is not healthy: docker compose logs tells why." >&2; exit 1; }
+	  $(COMPOSE) $(ALL) ps --all; echo "The stack is not healthy: read docker compose logs." >&2; exit 1; }
 	@echo "Airflow:  http://localhost:$$($(COMPOSE) port api-server 8080 | sed 's/.*://')"
 	@echo "user:     $$(sed -n 's/^UI_USER=//p' .env)"
 	@echo "password: sed -n 's/^UI_PASSWORD=//p' .env"
 
 .PHONY: down
-down: .env ## stop the stack; runs, tables and artifacts stay
+down: .env ## stop the stack; keep its runs, tables and artifacts
 	@$(COMPOSE) $(ALL) down --remove-orphans
 
 .PHONY: clean
-clean: .env ## stop the stack and remove its runs, tables, artifacts and image; .env and ./data stay
+clean: .env ## stop the stack and remove its runs, tables, artifacts and image; keep .env and ./data
 	@image=$$($(COMPOSE) config --images init | grep -- '-airflow$$'); \
 	$(COMPOSE) $(ALL) down --remove-orphans --volumes; \
 	docker image rm "$$image" >/dev/null 2>&1 || true
 
 .PHONY: test-stack
-test-stack: $(READY) ## the stack for real: a run, a restart, a killed worker (needs a Docker engine; 10 minutes)
+test-stack: $(READY) ## test the stack in Docker: a run, a restart, a killed worker (10 minutes)
 	@$(PYTHON) -m pytest tests/stack -s -x -rs
 
-# The bench has an environment of its own: a contender and the chart tool, which are none of our requirements.
+# The bench has its own environment, with a competing tool and a chart library that nothing else needs.
 
 BENCH := tests/bench/.venv/.ready
 
 .PHONY: bench
-bench: $(READY) $(BENCH) ## every claim of speed, measured side by side (20 minutes; QUICK=1: small numbers)
+bench: $(READY) $(BENCH) ## [QUICK=1]: measure every claim about speed, side by side (20 minutes)
 	@$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick)
 
 $(BENCH): tests/bench/requirements.lock
@@ -125,35 +125,52 @@ $(BENCH): tests/bench/requirements.lock
 	@touch $@
 
 .PHONY: ui
-ui: $(READY) ## [PORT=8080]: Airflow with its UI and the audit page, without Docker, until Ctrl-C
+ui: $(READY) ## [PORT=8080]: run Airflow with its UI and the audit pages, without Docker, until Ctrl-C
 	@$(PYTHON) -m accession.cli.ui --port "$${PORT:-8080}"
 
 # Quality
 
+# ARGS goes to pytest: `make test-unit ARGS=--lf` repeats what failed last.
+PYTEST := $(PYTHON) -m pytest -p no:faker -p no:anyio
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+
 .PHONY: test
-test: $(READY) ## unit, integration, fault and DAG tests, against a real MiniStack
-	@$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal
+test: $(READY) ## [ARGS=--lf]: run the unit, integration, fault and DAG tests against a real MiniStack
+	@$(PYTEST) $(PARALLEL) $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(READY) ## [ARGS=--lf]: run the unit tests alone (20 seconds)
+	@$(PYTEST) tests/unit $(PARALLEL) $(ARGS)
+
+.PHONY: coverage
+coverage: $(READY) ## measure the unit tests' coverage; fail below the floor in pyproject.toml
+	@HYPOTHESIS_PROFILE=quick $(PYTEST) tests/unit $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(READY) ## the long suites: hundreds of random histories against the model
-	@$(PYTHON) -m pytest -m slow
+test-slow: $(READY) ## run the long tests: hundreds of random histories against a model, a million rejects
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-ui
-test-ui: $(READY) ## a browser in Airflow's UI: trigger, approve, audit; makes docs/screenshots (6 minutes)
+test-ui: $(READY) ## test Airflow's UI in a browser: trigger, approve, audit; makes docs/screenshots (6 minutes)
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --yes \
 	  --no-install-recommends chromium >/dev/null; } || { echo "Chromium is missing: apt-get install chromium" >&2; exit 1; }
 	@$(PYTHON) -m pytest tests/ui -m ui
 
 .PHONY: test-paths
-test-paths: $(READY) ## every way that a run can go, under a real scheduler (5 minutes)
+test-paths: $(READY) ## test every way that a run can end, under a real scheduler (5 minutes)
 	@$(PYTHON) -m pytest tests/dags -m paths
 
 .PHONY: test-readme
-test-readme: $(READY) ## every command of the README as it stands, a killed run and its resume too (3 minutes)
+test-readme: $(READY) ## run every command of the README, with a killed run and its resume (3 minutes)
 	@$(PYTHON) -m pytest tests/readme
 
 .PHONY: check
-check: $(READY) ## lint, format, types
+check: $(READY) ## check style, format, types, and that the generated documents are up to date
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
+	@$(PYTHON) docs/generate.py --check
+
+.PHONY: docs
+docs: $(READY) ## write docs/params.md and docs/mapping.md from the models
+	@$(PYTHON) docs/generate.py

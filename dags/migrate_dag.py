@@ -1,29 +1,29 @@
-"""### Move a SQLite application database into DynamoDB
+"""### Migrate a SQLite application database to DynamoDB
 
-Nothing is written until every row of every table was read, transformed and checked; what is written is exactly the change
-set that was shown; every item written is then proved equal to the source; and any run can be undone.
+Every row of every table is read, transformed and checked before anything is written. The run then writes exactly the
+change set that it showed, proves that every item equals its source row, and can be undone.
 
-| task | what it does | when it fails |
+| task | what it does | if it fails |
 | --- | --- | --- |
-| `preflight` | checks params, source, bucket, tables, and that nobody else owns the target | nothing was written: the log says in one sentence what to mend |
-| `backup` | copies the SQLite file as of one moment and names the run | nothing was written: trigger again |
-| `stage` | one task per entity: makes every item, compares with the last run, writes the change set to S3 | nothing was written: clear the task, or trigger again |
-| `plan` | adds it up; refuses too many rejects and conflicts | nothing was written: look into `rejects.csv`, mend the rows or raise `max_rejects` |
-| `approve` | shows the numbers to a person, when the params ask for one | rejecting ends the run, nothing was written |
-| `open_run` | takes the target; skips all below on a dry run or when there is nothing to do | another run has the target: its log prints the two commands that help |
-| `migrate` | writes the puts and updates, parents first, part by part; safe to retry and to clear | retried by itself; a permanent error ends the run and rolls it back |
-| `remove` | deletes what is gone from the source, children first | as `migrate` |
-| `verify` | scans the tables, proves each item, asks the indexes | the keys are listed in `verification/`; the run is rolled back if `on_failure` says so |
-| `rollback` | undoes the run when something above failed | the target stays open: `make rollback RUN=… ENVIRONMENT=…` |
-| `report` | commits or records the end, writes `report.json` and `report.html`; fails unless all is well | read its log: it says what happened and what to do |
+| `preflight` | checks the params, the source, the bucket and the tables, and that no other run has the target | nothing was written; its log says what to change |
+| `backup` | copies the SQLite file as of one moment and names the run | nothing was written; trigger a new run |
+| `stage` | one task per entity: makes every item, compares it with the last run, writes the change set to S3 | nothing was written; clear the task, or trigger a new run |
+| `plan` | adds up the change set; refuses too many rejects, and conflicts | nothing was written; read `rejects.csv`, then correct the rows or raise `max_rejects` |
+| `approve` | shows the plan to a person if the params ask for approval | nothing was written; a rejection ends the run |
+| `open_run` | takes the target; skips all later tasks in a dry run or if there is nothing to write | another run has the target; the log prints the commands that resume or undo it |
+| `migrate` | writes puts and updates part by part, parents first; safe to retry and to clear | it is retried; a permanent error ends the run and rolls it back |
+| `remove` | deletes the items of rows that are gone from the source, children first | as `migrate` |
+| `verify` | scans the tables, proves every item, queries the indexes, requests `app_url` | the keys are listed in `verification/`; the run is rolled back unless `on_failure` is `keep` |
+| `rollback` | undoes the run if a task above failed | the target stays open; run `make rollback RUN=… ENVIRONMENT=…` |
+| `report` | commits the run or records its failure, writes `report.json` and `report.html`; fails unless all is well | its log says what happened and what to do |
 
-**At three in the morning.** Read the log of `report`: its last lines are the summary and the remedy. A run that failed
-before `open_run` wrote nothing. After a rollback, clear `open_run` with its downstream tasks to write the same change set
-again, or trigger a new run. A run that died and left the target open is finished with param `resume`, or undone with the
-DAG `rollback_…`. Nothing else may write until one of the two was done.
+**A run failed.** Read the log of `report`. Its last lines say what happened and what to do. If the run failed before
+`open_run`, it wrote nothing. After a rollback, clear `open_run` with its downstream tasks to write the same change set
+again, or trigger a new run. If the run died and left the target open, resume it with the param `resume`, or undo it with
+the DAG `rollback_…`. Until then no other run can write.
 
-**Stop a run** by marking it failed: what it wrote is undone (or kept, as `on_failure` says), and it is reported. Clearing a
-task of a run that is committed writes nothing; clearing `backup` with its downstream tasks starts a new run.
+**Stop a run** by marking it failed. What it wrote is undone, or kept if `on_failure` is `keep`, and the report is written.
+Clearing a task of a committed run writes nothing. Clearing `backup` with its downstream tasks starts a new run.
 """
 
 import os
@@ -39,12 +39,12 @@ from accession_airflow.form import make_params
 from accession_airflow.links import AuditLink
 from accession_airflow.retries import RETRIES
 
-SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # the workers that see the source
+SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # of the workers that can read the source
 POOL = "dynamodb_writes"
 
 
 def build(mapping: Mapping) -> None:
-    """The DAG of one mapping."""
+    """Build the migration DAG of one mapping."""
 
     @dag(
         dag_id=f"migrate_{mapping.name}",
@@ -142,8 +142,8 @@ def build(mapping: Mapping) -> None:
                 verify_entity(name)(run)
             application()
 
-        # Teardowns, so that they run when a person marks the run failed, and again when a writer is cleared. The report
-        # comes last whatever was skipped, and alone decides how the run ends.
+        # Both are teardowns, since those run when a person marks the run failed, and again when a writer is cleared. The
+        # report runs last, whatever was skipped, and it alone decides whether the run fails.
         undone = rollback(run, epoch).as_teardown(setups=epoch, on_failure_fail_dagrun=True)
         reported = report().as_teardown(setups=epoch, on_failure_fail_dagrun=True)
         reported.operator.trigger_rule = TriggerRule.ALL_DONE

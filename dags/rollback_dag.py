@@ -1,10 +1,18 @@
 """### Undo a run
 
-Restores every item that the run wrote or deleted to its state before, proves it, and closes the target. What the
-application changed since is listed and kept: the undo then fails with the target still open, until it is triggered again
-with `accept_conflicts`. With `restore_source` the run's backup is put back as well; what lies there is moved aside.
+Restores every item that the run wrote or deleted to its state before, proves the result and closes the target. Items
+that the application changed since are listed and kept. In that case the undo fails and the target stays open: look at
+the items, then trigger the undo again with `accept_conflicts`. With `restore_to` the run's backup is restored too; a file
+that is already there is moved aside.
 
-Only the run committed last can be undone, or the one that left the target open; undo a chain newest first.
+Only the last committed run can be undone, or the run that left the target open. Undo several runs newest first.
+
+| task | what it does | if it fails |
+| --- | --- | --- |
+| `check` | checks the params, the bucket and the tables, and finds the run | nothing was changed; its log says what to change |
+| `approve` | asks a person if the params ask for approval | nothing was changed; a rejection ends the undo |
+| `undo` | takes the target, undoes the tables, proves the result; safe to repeat | the target stays open; read the log, then trigger the undo again |
+| `restore` | restores the backup to `restore_to` | the tables are undone already; trigger again with `undo_tables` off and another `restore_to` |
 """
 
 import os
@@ -19,12 +27,12 @@ from accession_airflow.approval import PlanApprovalOperator
 from accession_airflow.form import make_params
 from accession_airflow.retries import RETRIES
 
-SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # the workers that see the source
+SOURCE_QUEUE = os.environ.get("ACCESSION_SOURCE_QUEUE", "default")  # of the workers that can read the source
 POOL = "dynamodb_writes"
 
 
 def build(mapping: Mapping) -> None:
-    """The undo DAG of one mapping."""
+    """Build the undo DAG of one mapping."""
 
     @dag(
         dag_id=f"rollback_{mapping.name}",

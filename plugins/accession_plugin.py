@@ -1,4 +1,4 @@
-"""The Airflow plugin of Accession: the audit page, its places in the UI, and the run's note."""
+"""The Airflow plugin of Accession: the audit pages, their places in the UI, and the note of a run."""
 
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ PREFIX = "/accession"
 
 
 class AccessionPlugin(AirflowPlugin):
-    """What Accession adds to Airflow."""
+    """All that Accession adds to Airflow."""
 
     name = "accession"
     listeners: ClassVar = [listener]
@@ -33,7 +33,7 @@ class AccessionPlugin(AirflowPlugin):
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Made when the API server asks for it: FastAPI costs every other process more than a second."""
+        """Make the app when the API server asks for it. To import FastAPI takes every other process over a second."""
         from accession_airflow.page import make_app
 
         return [{"name": "Accession", "app": make_app(), "url_prefix": PREFIX}]

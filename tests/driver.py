@@ -1,37 +1,31 @@
 """The steps of a run, driven as the tasks of the DAG drive them, without Airflow."""
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts.change_set import Change, StagedEntity, load_staged_entity, read_changes
-from accession.artifacts.execution import Execution
-from accession.artifacts.id_map import COLUMNS, Entry, open_id_map
-from accession.artifacts.manifest import Manifest, load_manifest
-from accession.artifacts.plan import Plan
-from accession.artifacts.report import Report
-from accession.artifacts.rollback import Rollback
-from accession.artifacts.store import Store
-from accession.artifacts.verification import Verification
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
-from accession.items.typed_json import TypedItem
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.mapping.model import Mapping
+from accession.artifacts import (
+    Change,
+    Entry,
+    Execution,
+    Manifest,
+    Plan,
+    Report,
+    Rollback,
+    StagedEntity,
+    Store,
+    Verification,
+    open_id_map,
+)
+from accession.artifacts.id_map import COLUMNS
+from accession.dynamodb import DynamoDB, client_config
+from accession.items import TypedItem
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams, check_params
-from accession.run.backup import start_run
-from accession.run.finish import Outcome, end_run
-from accession.run.migrate import migrate_part, remove_items
-from accession.run.plan import make_plan, refuse_plan
-from accession.run.preflight import check_all, check_empty
-from accession.run.rollback import take_for_undo, undo_run
-from accession.run.stage import stage_entity
-from accession.run.verify import verify_entity
-from accession.target.fence import Fence
-from accession.target.ownership import open_target
-from accession.target.state import load_state
+from accession.run import Outcome, Run, refuse_plan
 from conftest import Library
 
 BY = "the tests"
@@ -56,30 +50,46 @@ class Driver:
         self.epoch: int | None = None
 
     @property
+    def steps(self) -> Run:
+        """The run that `start` named, as every task opens it anew."""
+        return self.load_run(self.run_name)
+
+    def load_run(self, name: str) -> Run:
+        """A run by its name. Nobody waits for other writers: none is alive in a test."""
+        run = Run.load(self.store, self.mapping, name, self.connect())
+        return replace(run, sleep=lambda _: None)
+
+    @property
     def manifest(self) -> Manifest:
         """The manifest of the run that `start` named."""
-        return load_manifest(self.store, self.run_name)
+        return self.steps.manifest
 
     def connect(self, epoch: int | None = None) -> DynamoDB:
         """DynamoDB, as every task opens it anew; with an epoch, for writing under the fence."""
-        check = Fence(self.store, self.run_name, epoch).check if epoch is not None else None
-        return DynamoDB(self.client, check=check, write_units_per_second=self.params.write_units_per_second)
+        return DynamoDB(self.client) if epoch is None else self.steps.connect_writer(epoch)
 
     def preflight(self) -> None:
         """Check everything that can be known before."""
-        check_all(self.mapping, self.params, self.source, self.store, self.connect())
+        Run.preflight(self.store, self.mapping, self.params, self.connect(), self.source, BY)
 
     def start(self) -> Manifest:
         """Back the source up and name the run."""
-        run = f"manual__{datetime.now(UTC).isoformat()}"
-        manifest = start_run(self.store, self.mapping, self.params, self.source, str(self.source), BY, run)
-        self.run_name = manifest.run
-        return manifest
+        run = Run.backup(
+            self.store,
+            self.mapping,
+            self.params,
+            self.connect(),
+            self.source,
+            source_name=str(self.source),
+            by=BY,
+            airflow_run_id=f"manual__{datetime.now(UTC).isoformat()}",
+        )
+        self.run_name = run.name
+        return run.manifest
 
     def stage(self, name: str) -> StagedEntity:
         """Stage one entity; its parents are staged already."""
-        id_maps = {parent: self.index(parent).id_map for parent in self.mapping.parents[name]}
-        return stage_entity(self.store, self.mapping, self.manifest, name, id_maps, self.connect())
+        return self.steps.stage(name)
 
     def stage_all(self) -> dict[str, StagedEntity]:
         """Name the run and stage all entities, parents first."""
@@ -88,80 +98,63 @@ class Driver:
 
     def plan(self) -> Plan:
         """Add up the change set. Raises RefusedError when the params refuse it."""
-        plan = make_plan(self.store, self.mapping, self.manifest)
+        plan = self.steps.plan()
         refuse_plan(plan)
         return plan
 
     def open(self) -> int:
         """Take the target; the epoch."""
-        manifest = self.manifest
-        state = load_state(self.store)
-        mine = state is not None and state.open is not None and state.open.run == manifest.run
-        if manifest.parent is None and not mine and manifest.param("existing_items") == "refuse":
-            check_empty(self.mapping, manifest.environment, self.connect())
-        opened = open_target(self.store, manifest.run, manifest.parent).open
-        assert opened is not None
-        self.epoch = opened.epoch
-        return opened.epoch
+        gate = self.steps.open_run()
+        assert gate.epoch is not None, gate.reason
+        self.epoch = gate.epoch
+        return gate.epoch
 
     def migrate(self, name: str) -> list[Execution]:
         """Write the parts of one entity."""
         parts = range(len(self.index(name).parts))
-        return [
-            migrate_part(self.store, self.mapping, self.manifest, name, part, self.connect(self.epoch))
-            for part in parts
-        ]
+        assert self.epoch is not None
+        return [self.steps.migrate(name, part, self.epoch) for part in parts]
 
     def migrate_all(self) -> None:
         """Write all parts, parents first, then delete what is gone, children first."""
+        assert self.epoch is not None
         for name in self.mapping.order:
             self.migrate(name)
-        remove_items(self.store, self.mapping, self.manifest, self.connect(self.epoch))
+        self.steps.remove(self.epoch)
 
     def verify(self, name: str) -> Verification:
         """Prove one table."""
-        return verify_entity(self.store, self.mapping, self.manifest, name, self.connect())
+        return self.steps.verify(name)
 
     def end(self, **ended: Any) -> Report:
         """End the run, as verified unless told otherwise."""
         how = Outcome(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | ended)
-        return end_run(self.store, self.mapping, self.manifest, how)
+        return self.steps.report(how)
 
     def run(self) -> Report:
         """Every step of a run in which nothing goes wrong. What a step raises comes through."""
         self.preflight()
         self.stage_all()
-        plan = self.plan()
-        if not self.params.dry_run and not plan.is_empty:
-            self.open()
+        self.plan()
+        gate = self.steps.open_run()
+        if gate.epoch is not None:
+            self.epoch = gate.epoch
             self.migrate_all()
             for name in self.mapping.order:
                 self.verify(name)
         return self.end()
 
     def undo(self, accept_conflicts: bool = False) -> Rollback:
-        """Undo the run, as the rollback DAG does, but for the wait: no other writer is alive in a test."""
-        opened = take_for_undo(self.store, self.run_name).open
-        assert opened is not None
-        return undo_run(
-            self.store,
-            self.mapping,
-            self.manifest,
-            self.connect(opened.epoch),
-            epoch=opened.epoch,
-            by=BY,
-            accept_conflicts=accept_conflicts,
-        )
+        """Undo the run, as the rollback DAG does."""
+        return self.steps.undo(BY, accept_conflicts=accept_conflicts)
 
     def index(self, name: str) -> StagedEntity:
         """What staging said of one entity."""
-        return load_staged_entity(self.store, self.run_name, name)
+        return self.steps.folder.load_staged(name)
 
     def changes(self, name: str) -> list[Change]:
         """The change set of one entity."""
-        return [
-            change for part in self.index(name).parts for change in read_changes(self.store, self.run_name, name, part)
-        ]
+        return [change for part in self.index(name).parts for change in self.steps.folder.read_changes(name, part)]
 
     def rejects(self, name: str) -> dict[Any, str]:
         """Old key → reason of what was rejected."""

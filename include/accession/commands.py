@@ -1,14 +1,14 @@
-"""The make commands that help, as they are to be typed."""
+"""The make commands that we print in errors and reports, ready to be typed."""
 
 import json
 
-from accession.params import LOCAL_ENVIRONMENTS
+from accession.approval import needs_approval
 
-HOME_LIBRARY = "book_library"  # the mapping that make takes where none is named
+HOME_LIBRARY = "book_library"  # the mapping of make commands without MAPPING
 
 
 def show_commands(environment: str, run: str, mapping: str) -> str:
-    """The two commands that help with a target left open by `run`, as they are to be typed."""
+    """Return the commands that resume and undo `run`, which left the target open: two lines, indented."""
     resume = f"make migrate{_show_mapping(mapping)} ENVIRONMENT={environment} RESUME={run}"
     return f"  {resume}\n  {show_rollback(environment, run, mapping)}"
 
@@ -18,8 +18,8 @@ def _show_mapping(mapping: str) -> str:
 
 
 def show_rollback(environment: str, run: str, mapping: str = HOME_LIBRARY, **conf: bool | str) -> str:
-    """The command that undoes `run`, as it is to be typed; it asks nobody, as there is no Airflow UI to answer in."""
-    if environment not in LOCAL_ENVIRONMENTS:
+    """Return the command that undoes `run`. It asks nobody, as make has no Airflow UI to answer in."""
+    if needs_approval(environment):
         conf["approval"] = "never"
     given = f" CONF='{json.dumps(conf)}'" if conf else ""
     return f"make rollback{_show_mapping(mapping)} RUN={run} ENVIRONMENT={environment}{given}"

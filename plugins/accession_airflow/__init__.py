@@ -1,1 +1,1 @@
-"""What knows Airflow, and nothing about rows."""
+"""The part of Accession that knows Airflow, and nothing about rows."""

@@ -1,4 +1,4 @@
-"""Alerts: a message to an SNS topic when a run fails, where one is configured."""
+"""Send a message to an SNS topic when a run fails, if one is configured."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ TOPIC_VARIABLE = "ACCESSION_SNS_TOPIC"
 
 
 def make_alerts() -> dict[str, Any]:
-    """The DAG's failure callback, or nothing when `ACCESSION_SNS_TOPIC` holds no topic's ARN."""
+    """Return the DAG's failure callback; empty if `ACCESSION_SNS_TOPIC` names no topic."""
     topic = os.environ.get(TOPIC_VARIABLE)
     if not topic:
         return {}

@@ -1,4 +1,4 @@
-"""The trigger form, made from the params' models: one place for types, bounds and descriptions."""
+"""Make the trigger form from the models of the params."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 def make_params(model: type[BaseModel]) -> dict[str, Param]:
-    """An Airflow Param for each field of `model`."""
+    """Return an Airflow Param for each field of `model`, by its name."""
     return {name: _make_param(field) for name, field in model.model_json_schema()["properties"].items()}
 
 

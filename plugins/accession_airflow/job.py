@@ -16,7 +16,7 @@ from typing import Any
 
 from accession.errors import AccessionError, ParamsError
 from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.params import MigrateParams, RollbackParams, check_params
+from accession.params import MigrateParams, RollbackParams, check_params, drop_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +33,19 @@ class Job:
     store: Any
     s3: Any
 
-    def load_manifest(self, run: str) -> Any:
-        """The manifest of a run; of one that is resumed, with the params that count now."""
-        from accession.artifacts import load_manifest
-
-        manifest = load_manifest(self.store, run)
-        if not self.params.resume:
-            return manifest
-        return manifest.model_copy(update={"params": self.params.model_dump(mode="json")})
-
-    def connect(self, run: str | None = None, epoch: int | None = None) -> Any:
-        """DynamoDB for reading, or, with an epoch, for writing under the fence."""
+    def connect(self) -> Any:
+        """DynamoDB by the Airflow connection, for reading."""
         from accession.dynamodb import DynamoDB
-        from accession.run import Share
-        from accession.target import Fence
         from accession_airflow.aws import connect_dynamodb
 
-        if run is None or epoch is None:
-            return DynamoDB(connect_dynamodb())
-        cap = getattr(self.params, "write_units_per_second", None)
-        share = Share(self.store, run, cap) if cap else None
-        return DynamoDB(connect_dynamodb(), check=Fence(self.store, run, epoch).check, write_units_per_second=share)
+        return DynamoDB(connect_dynamodb())
+
+    def load_run(self, run: str) -> Any:
+        """The run of that name; one that is resumed has the params that count now."""
+        from accession.run import Run
+
+        params = self.params if isinstance(self.params, MigrateParams) and self.params.resume else None
+        return Run.load(self.store, self.mapping, run, self.connect(), params)
 
     @property
     def source(self) -> str:
@@ -64,10 +56,14 @@ class Job:
         return source
 
     @contextmanager
-    def fetch_source(self) -> Iterator[Path]:
-        """The source as a local file."""
+    def fetch_source(self) -> Iterator[Path | None]:
+        """The source as a local file; None for a run that is resumed, which reads its backup."""
+
         from accession.artifacts import fetch_object
 
+        if isinstance(self.params, MigrateParams) and self.params.resume:
+            yield None
+            return
         if not self.source.startswith("s3://"):
             yield Path(self.source)
             return
@@ -91,12 +87,12 @@ def body(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _open_job(mapping_name: str, context: Any) -> Job:
-    from accession.artifacts import Store, load_manifest
+    from accession.artifacts import RunFolder, Store
     from accession_airflow.aws import connect_s3
 
     given = {**context["params"], **(context["dag_run"].conf or {})}
     model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
-    params = check_params(model, given)
+    params = check_params(model, drop_defaults(model, given))
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
     if not bucket:
         raise ParamsError(
@@ -107,7 +103,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
     mapping = load_mapping(MAPPINGS / f"{mapping_name}.yaml")
     store = Store(s3, bucket, mapping.name, params.environment)
     if isinstance(params, MigrateParams) and params.resume:
-        params = MigrateParams(**load_manifest(store, params.resume).params).resume_with(params)
+        params = MigrateParams(**RunFolder(store, params.resume).load_manifest().params).resume_with(params)
     return Job(mapping, params, store, s3)
 
 

@@ -1,4 +1,4 @@
-"""Links from Airflow to the audit page."""
+"""Link from Airflow to the audit pages."""
 
 from typing import Any
 from urllib.parse import quote
@@ -9,12 +9,12 @@ TAB = "audit"  # the tab on a run's page, /dags/<dag>/runs/<run>/plugin/<tab>
 
 
 class AuditLink(BaseOperatorLink):
-    """From a task's Details to the audit tab of its run."""
+    """The link from a task's details to the audit tab of its run."""
 
     name = "Audit of this run"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """An address on this Airflow."""
+        """Return the URL of the tab in this Airflow."""
         from airflow.configuration import conf
 
         base = conf.get("api", "base_url", fallback=None) or "/"

@@ -1,4 +1,4 @@
-"""Puts what a run did on the run itself, as its note: "3 put, 1 deleted, 25 996 unchanged, verified"."""
+"""Copy what a run did to the note of the Airflow run: "3 put, 1 deleted, 25 996 unchanged, verified"."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from airflow.listeners import hookimpl
 
 @hookimpl
 def on_dag_run_success(dag_run: Any, msg: str) -> None:
-    """Called by the scheduler when a run ends well."""
+    """Set the note of a run that succeeded. The scheduler calls this."""
     _set_note(dag_run)
 
 
 @hookimpl
 def on_dag_run_failed(dag_run: Any, msg: str) -> None:
-    """Called by the scheduler when a run fails."""
+    """Set the note of a run that failed. The scheduler calls this."""
     _set_note(dag_run)
 
 
@@ -28,7 +28,7 @@ def _set_note(dag_run: Any) -> None:
     if session is not None:
         _copy_note(dag_run, session)
         return
-    with create_session() as session:  # `airflow dags test` hands over a run that belongs to no session
+    with create_session() as session:  # the run of `airflow dags test` belongs to no session
         _copy_note(session.get_one(DagRun, dag_run.id), session)
 
 

@@ -1,4 +1,4 @@
-"""How often tasks try: transient errors back off, permanent ones fail at once."""
+"""The retries of all tasks: a transient error is retried with back-off, a permanent one fails at once."""
 
 from datetime import timedelta
 from typing import Any

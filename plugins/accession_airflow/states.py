@@ -4,8 +4,6 @@ Heavy imports stand inside the functions: the DAG file is parsed again and again
 """
 
 import logging
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from accession.errors import AccessionError
@@ -29,7 +27,7 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
     return {task: str(state) for task, state in states.get(run_id, {}).items()}
 
 
-def gather_outcome(job: Job, context: Any, run: str | None) -> Any:
+def gather_outcome(job: Job, context: Any, run: Any) -> Any:
     """How the run went, as Airflow saw it."""
     from accession.artifacts import Step
     from accession.run import Outcome
@@ -61,17 +59,13 @@ def gather_outcome(job: Job, context: Any, run: str | None) -> Any:
     )
 
 
-def _find_drift(job: Job, run: str) -> Any:
-    """Whether the source is still what the backup holds; None when it cannot be read any more."""
-    from accession.artifacts import load_manifest
-    from accession.source import source_changed
-
+def _find_drift(job: Job, run: Any) -> Any:
+    """Whether the source still is what the backup holds; None when it cannot be read any more."""
     if job.params.resume:
         return None
-    snapshot = load_manifest(job.store, run).snapshot
     try:
-        with tempfile.TemporaryDirectory(prefix="accession-") as folder, job.fetch_source() as source:
-            return source_changed(source, snapshot.sha256, snapshot.rows, Path(folder))
+        with job.fetch_source() as source:
+            return run.find_drift(source)
     except AccessionError as error:
         logger.warning("the source could not be compared with its backup: %s", error)
         return None

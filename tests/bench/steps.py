@@ -8,26 +8,19 @@ a worker, but no scheduler takes part.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from measure import measured
 
-from accession.artifacts.change_set import load_staged_entity
-from accession.artifacts.manifest import load_manifest
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.dynamodb import DynamoDB
+from accession.mapping import MAPPINGS, load_mapping
 from accession.params import MigrateParams
-from accession.run.backup import start_run
+from accession.run import Run
 from accession.run.migrate import migrate_part
-from accession.run.plan import make_plan
-from accession.run.share import Share
-from accession.run.stage import stage_entity
-from accession.run.verify import verify_entity
-from accession.target.fence import Fence
-from accession.target.ownership import open_target
 from accession_airflow.aws import connect_dynamodb, connect_s3
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
@@ -35,48 +28,53 @@ MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
 
 def run(step: str, bucket: str, environment: str, **given: Any) -> dict[str, Any]:
     store = Store(connect_s3(), bucket, MAPPING.name, environment)
-    share = Share(store, given["run"], given["cap"]) if given.get("cap") else None
-    fence = Fence(store, given["run"], given["epoch"]).check if given.get("epoch") is not None else None
-    dynamodb = DynamoDB(connect_dynamodb(), check=fence, write_units_per_second=share)
-    function = {"backup": backup, "stage": stage, "plan": plan, "open": open_run, "migrate": migrate, "verify": verify}
+    if step == "backup":
+        with measured() as cost:
+            result = backup(store, given)
+        return result | cost
+    steps = Run.load(store, MAPPING, given["run"], DynamoDB(connect_dynamodb()))
+    steps = replace(steps, manifest=steps.manifest.model_copy(update={"params": cap_params(steps, given.get("cap"))}))
+    function = {"stage": stage, "plan": plan, "open": open_run, "migrate": migrate, "verify": verify}
     with measured() as cost:
-        result = function[step](store, dynamodb, given)
-    return result | cost | {"throttled": dynamodb.throttled}
+        result = function[step](steps, given)
+    return result | cost
 
 
-def backup(store: Store, _: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
+def cap_params(steps: Run, cap: int | None) -> dict[str, Any]:
+    return {**steps.manifest.params, "write_units_per_second": cap}
+
+
+def backup(store: Store, given: dict[str, Any]) -> dict[str, Any]:
     params = MigrateParams(source=given["source"], environment=store.environment, bucket=store.bucket)
     source = Path(given["source"])
-    return {"run": start_run(store, MAPPING, params, source, str(source), "make bench", "bench").run}
+    about = {"source_name": str(source), "by": "make bench", "airflow_run_id": "bench"}
+    return {"run": Run.backup(store, MAPPING, params, DynamoDB(connect_dynamodb()), source, **about).name}
 
 
-def stage(store: Store, dynamodb: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
-    manifest = load_manifest(store, given["run"])
-    index = stage_entity(store, MAPPING, manifest, given["name"], given.get("id_maps", {}), dynamodb)
-    return {"id_map": index.id_map, "rows": index.counts.source_rows, "parts": len(index.parts)}
+def stage(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
+    staged = steps.stage(given["name"], given.get("id_maps", {}))
+    return {"id_map": staged.id_map, "rows": staged.counts.source_rows, "parts": len(staged.parts)}
 
 
-def plan(store: Store, _: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
-    made = make_plan(store, MAPPING, load_manifest(store, given["run"]))
+def plan(steps: Run, _: dict[str, Any]) -> dict[str, Any]:
+    made = steps.plan()
     return {"rows": made.writes, "write_units": made.write_units, "refused": made.refused}
 
 
-def open_run(store: Store, _: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
-    opened = open_target(store, given["run"], None).open
-    assert opened
-    return {"epoch": opened.epoch}
+def open_run(steps: Run, _: dict[str, Any]) -> dict[str, Any]:
+    return {"epoch": steps.open_run().epoch}
 
 
-def migrate(store: Store, dynamodb: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
-    manifest = load_manifest(store, given["run"])
-    parts = given.get("parts") or [part.part for part in load_staged_entity(store, given["run"], given["name"]).parts]
-    done = [migrate_part(store, MAPPING, manifest, given["name"], part, dynamodb) for part in parts]
-    return {"rows": sum(part.written for part in done), "write_units": dynamodb.consumed_write_units}
+def migrate(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
+    parts = given.get("parts") or [part.part for part in steps.folder.load_staged(given["name"]).parts]
+    dynamodb = steps.connect_writer(given["epoch"])
+    done = [migrate_part(steps, given["name"], part, dynamodb) for part in parts]
+    units = dynamodb.consumed_write_units
+    return {"rows": sum(part.written for part in done), "write_units": units, "throttled": dynamodb.throttled}
 
 
-def verify(store: Store, dynamodb: DynamoDB, given: dict[str, Any]) -> dict[str, Any]:
-    proof = verify_entity(store, MAPPING, load_manifest(store, given["run"]), given["name"], dynamodb)
-    return {"rows": proof.verified}
+def verify(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
+    return {"rows": steps.verify(given["name"]).verified}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,6 +251,57 @@ def test_the_form_refuses_what_the_params_refuse(migrate: Any) -> None:
     }.items():
         with pytest.raises(ParamValidationError):
             migrate.params.get_param(name).resolve(value)
+
+
+@pytest.mark.parametrize("shown", [{}, {"undo_tables": True, "restore_to": None}])
+def test_the_undo_s_old_param_names_reach_its_tasks_by_their_new_names(
+    rollback: Any, aws: Any, shown: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the conf of a run, and typed beside the form's fields, which send their defaults too."""
+    from accession_airflow.job import body
+
+    conf = {**shown, "bucket": "ours", "target": False, "restore_source": "/data/site.db"}
+    defaults = {name: rollback.params.get_param(name).value for name in rollback.params}
+    context = {"params": {**defaults, **conf}, "dag_run": SimpleNamespace(conf=conf), "dag": rollback}
+    params = body(lambda job, context: job.params)("book_library", context)
+    assert (params.undo_tables, params.restore_to) == (False, "/data/site.db")
+    assert "Param restore_source is now restore_to; use the new name" in caplog.text
+
+
+# Approval
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "run_type", "params", "plan", "asks"),
+    [
+        (MIGRATE, "manual", {"environment": "prod", "approval": "auto"}, {"writes": 1}, True),
+        (MIGRATE, "scheduled", {"environment": "prod", "approval": "auto"}, {"writes": 1}, False),
+        (MIGRATE, "scheduled", {"environment": "dev", "approval": "always"}, {"writes": 1}, True),
+        (MIGRATE, "manual", {"environment": "prod", "approval": "never"}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "dev", "approval": "auto"}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "prod", "approval": "auto"}, {"writes": 0}, False),
+        (MIGRATE, "manual", {"environment": "prod", "approval": "always", "dry_run": True}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "prod", "approval": "always", "resume": "r"}, {"writes": 1}, False),
+        (ROLLBACK, "manual", {"environment": "prod", "approval": "auto"}, None, True),
+        (ROLLBACK, "manual", {"environment": "local", "approval": "auto"}, None, False),
+    ],
+)
+def test_the_approval_task_asks_or_skips_itself(
+    dags: dict[str, Any], dag_id: str, run_type: str, params: dict[str, Any], plan: Any, asks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda self, context: "asked")
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: plan)
+    context = {"params": params, "dag_run": SimpleNamespace(run_type=run_type), "ti": ti}
+    operator = dags[dag_id].task_dict["approve"]
+    if asks:
+        assert operator.execute(context) == "asked"
+    else:
+        with pytest.raises(AirflowSkipException):
+            operator.execute(context)
 
 
 # Retries and alerts

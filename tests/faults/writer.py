@@ -7,23 +7,19 @@ import sys
 
 import boto3
 
-from accession.artifacts.manifest import load_manifest
-from accession.artifacts.store import Store
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.artifacts import Store
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import FencedError
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.run.migrate import migrate_part
-from accession.target.fence import Fence
+from accession.mapping import MAPPINGS, load_mapping
+from accession.run import Run
 
 
 def main(environment: str, bucket: str, run: str, epoch: str, entity: str) -> int:
     mapping = load_mapping(MAPPINGS / "book_library.yaml")
     store = Store(boto3.client("s3"), bucket, mapping.name, environment)
-    fence = Fence(store, run, int(epoch))
-    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), check=fence.check, in_flight=2)
+    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=2)
     try:
-        migrate_part(store, mapping, load_manifest(store, run), entity, 0, dynamodb)
+        Run.load(store, mapping, run, dynamodb).migrate(entity, 0, int(epoch))
     except FencedError as error:
         print(error)
         return 3

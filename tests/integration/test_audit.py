@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,17 @@ from typing import Any
 import boto3
 import pytest
 
-from accession.artifacts.document import run_path
-from accession.artifacts.manifest import Manifest
-from accession.artifacts.report import Report
-from accession.artifacts.store import Store
-from accession.audit.audit import BACKUP_DAYS, Audit, audit_target, show_audit
+from accession.artifacts import Manifest, Report, Store
+from accession.audit import Audit, audit_target, show_audit
+from accession.audit.audit import BACKUP_DAYS
 from accession.cli import main
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import FencedError, StoreError
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.mapping.model import Mapping
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams
-from accession.run.backup import start_run
-from accession.run.finish import Outcome, end_run, seal_target
-from accession.run.migrate import migrate_part, remove_items
-from accession.run.plan import make_plan
-from accession.run.rollback import take_for_undo, undo_run
-from accession.run.stage import stage_entity
-from accession.run.verify import verify_entity
-from accession.target.fence import Fence
-from accession.target.ownership import open_target, take_over
-from accession.target.state import log_path
+from accession.run import Outcome, Run
+from accession.target import log_path, seal_target, take_over
 
 REPO = Path(__file__).parent.parent.parent
 
@@ -57,31 +46,33 @@ class History:
         with closing(sqlite3.connect(self.source)) as db, db:
             db.execute(sql)
 
+    def load(self, run: str) -> Run:
+        return replace(Run.load(self.store, self.mapping, run, self.connect()), sleep=lambda _: None)
+
     def stage(self, **params: Any) -> Manifest:
         wanted = MigrateParams(environment=self.library.environment, **params)
-        manifest = start_run(self.store, self.mapping, wanted, self.source, str(self.source), "ann", "manual__1")
-        id_maps: dict[str, str] = {}
+        about = {"source_name": str(self.source), "by": "ann", "airflow_run_id": "manual__1"}
+        run = Run.backup(self.store, self.mapping, wanted, self.connect(), self.source, **about)
         for name in self.mapping.order:
-            parents = {parent: id_maps[parent] for parent in self.mapping.entities[name].references.values()}
-            id_maps[name] = stage_entity(self.store, self.mapping, manifest, name, parents, self.connect()).id_map
-        make_plan(self.store, self.mapping, manifest)
-        return manifest
+            run.stage(name)
+        run.plan()
+        return run.manifest
 
     def write(self, manifest: Manifest) -> int:
-        state = open_target(self.store, manifest.run, manifest.parent)
-        assert state.open
-        dynamodb = self.connect(Fence(self.store, manifest.run, state.open.epoch).check)
+        run = self.load(manifest.run)
+        epoch = run.open_run().epoch
+        assert epoch is not None
         for name in self.mapping.order:
-            migrate_part(self.store, self.mapping, manifest, name, 0, dynamodb)
-        remove_items(self.store, self.mapping, manifest, dynamodb)
-        return state.open.epoch
+            run.migrate(name, 0, epoch)
+        run.remove(epoch)
+        return epoch
 
     def verify(self, manifest: Manifest) -> None:
         for name in self.mapping.order:
-            verify_entity(self.store, self.mapping, manifest, name, self.connect())
+            self.load(manifest.run).verify(name)
 
     def end(self, manifest: Manifest, **ended: Any) -> Report:
-        return end_run(self.store, self.mapping, manifest, Outcome(**ended))
+        return self.load(manifest.run).report(Outcome(**ended))
 
     def run(self, **params: Any) -> Report:
         manifest = self.stage(**params)
@@ -93,12 +84,13 @@ class History:
 
     def undo(self, run: str, by: str = "bob") -> bytes:
         """The state.json that it began with."""
-        state = take_for_undo(self.store, run)
-        assert state.open
-        before = self.store.get("state.json")
-        dynamodb = self.connect(Fence(self.store, run, state.open.epoch).check)
-        manifest = Manifest.model_validate_json(self.store.get(run_path(run, "manifest.json")))
-        undo_run(self.store, self.mapping, manifest, dynamodb, epoch=state.open.epoch, by=by)
+        before = b""
+
+        def settled(_: float) -> None:
+            nonlocal before
+            before = self.store.get("state.json")
+
+        replace(self.load(run), sleep=settled).undo(by)
         return before
 
     @contextmanager
@@ -261,7 +253,7 @@ def test_make_audit_fails_when_something_is_damaged(
     assert "is sound: 5 records" in capsys.readouterr().out
     with lived.changed(log_path(2), b"{}"):
         assert main.main(call) == 1
-    assert f"The first: {log_path(2)} is altered" in capsys.readouterr().out
+    assert f"The first problem: {log_path(2)} is altered" in capsys.readouterr().out
     assert main.main(["audit", "--environment", "elsewhere"]) == 1
     assert "no run was here yet" in capsys.readouterr().err
 
@@ -316,7 +308,7 @@ def test_a_run_at_work_or_dead_is_not_in_the_register_and_no_damage(history: His
     audit = history.audit()
     assert audit.ok
     assert audit.open == manifest.run
-    assert f"the target is open: run {manifest.run} has it" in show_audit(audit)
+    assert f"The target is open: run {manifest.run} owns it." in show_audit(audit)
 
 
 def test_a_run_left_open_may_go_on_but_its_staged_files_stand(history: History) -> None:

@@ -19,14 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
+from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
-from accession.items import ItemKey, KeySchema, Table
+from accession.items import ItemKey, KeySchema, Table, TypedItem, checksum_item, measure_item
 from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
-from accession.items.typed_json import TypedItem, checksum_item, measure_item
 from accession.items.values import ValueProblem, to_auto, to_json, to_number
-from accession.run.migrate import remove_items
 from accession.run.plan import price_units
+from accession.target import open_target
 from conftest import Library, LocalAws, make_library
 from driver import Driver
 
@@ -208,7 +207,7 @@ def shared(aws: LocalAws) -> Library:
 
 
 def read_back(library: Library, key: str) -> dict[str, Any]:
-    from accession.dynamodb.client import DynamoDB
+    from accession.dynamodb import DynamoDB
 
     dynamodb = DynamoDB(library.aws.client("dynamodb"))
     table = Table(library.tables["user_book"], KeySchema(("user_book_id",)))
@@ -359,7 +358,7 @@ def test_a_run_that_has_the_target_open_is_not_staged_again(library: Library, tm
     driver = Driver(library, write_sample(tmp_path / "site.db", users=2, books=2, user_books=2, orphans=0, odd=0))
     driver.start()
     driver.stage("user")
-    driver.open()
+    open_target(driver.store, driver.run_name, None)
     with pytest.raises(RefusedError, match="has the target open: it cannot be staged again"):
         driver.stage("book")
 
@@ -448,7 +447,7 @@ def test_the_service_charges_the_reads_that_were_planned(library: Library, tmp_p
     assert plan.price_usd == price_units(plan.write_units, 2 * staged)
     second.open()
     executed = [done for name in second.mapping.order for done in second.migrate(name)]
-    executed += remove_items(second.store, second.mapping, second.manifest, second.connect())
+    executed += second.steps.remove(second.epoch)
     assert sum(done.read_units for done in executed) == staged
     consumed = second.end(failure="not verified").price_usd.consumed
     assert consumed == float(price_units(sum(done.write_units for done in executed), plan.read_units))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, CredentialRetrievalError, UnauthorizedSSOTokenError
 
-from accession.artifacts.store import Store, fetch_object, place_object
+from accession.artifacts import Store, fetch_object, place_object
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
 from conftest import Library
 
@@ -35,9 +35,13 @@ def refuse(code: str, status: int = 403) -> ClientError:
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (refuse("AccessDenied"), AccessError, "access denied"),
+        (refuse("AccessDenied"), AccessError, r"AWS denied s3:\w+ on s3://.* \(AccessDenied\): allow that action"),
         (refuse("SlowDown", 503), TransientError, "S3 is busy"),
-        (UnauthorizedSSOTokenError(), AccessError, "the AWS credentials do not work .* log in again"),
+        (
+            UnauthorizedSSOTokenError(),
+            AccessError,
+            r"The AWS credentials for s3:\w+ on \S+ do not work .* log in again",
+        ),
         (CredentialRetrievalError(provider="sso", error_msg="expired"), AccessError, "log in again"),
     ],
     ids=["denied", "busy", "logged out", "expired"],

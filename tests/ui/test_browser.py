@@ -178,7 +178,7 @@ def test_a_run_is_triggered_by_the_form(day: Day) -> None:
 def test_its_audit_tab_tells_how_far_it_is_and_then_the_verdict(day: Day) -> None:
     day.wait("verified", "backup", "success")
     frame = day.open_audit("verified")
-    frame.get_by_text(re.compile("How far it is|All is well")).first.wait_for()
+    frame.get_by_text(re.compile("Progress|All is well")).first.wait_for()
     assert day.wait("verified", None, "success", "failed") == "success"
     frame = day.open_audit("verified")
     frame.get_by_text("All is well: 718 items are in the tables and proved equal to the source.").wait_for()
@@ -187,7 +187,7 @@ def test_its_audit_tab_tells_how_far_it_is_and_then_the_verdict(day: Day) -> Non
 
 def test_rejects_are_filtered_in_the_tab(day: Day) -> None:
     frame = day.open_audit("verified")
-    frame.get_by_role("link", name="All of them, to be searched").click()
+    frame.get_by_role("link", name="Search all of them").click()
     frame.get_by_text("2 of user_book").wait_for()
     frame.get_by_label("Search").fill("spring")
     frame.get_by_role("button", name="Filter").click()

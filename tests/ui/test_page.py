@@ -17,14 +17,11 @@ from urllib.parse import quote
 
 import pytest
 
-from accession.artifacts.change_set import load_staged_entity, staged_entity_path
-from accession.artifacts.document import run_path
-from accession.artifacts.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
+from accession.artifacts import RejectedRow, add_rejects, create_id_map, finish_id_map, run_path
 from accession.cli.sample import write_sample
 from accession.commands import show_rollback
 from accession.errors import VerificationError
-from accession.run.migrate import migrate_part
-from accession.target.state import PATH, log_path
+from accession.target import PATH, log_path
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
 
@@ -164,7 +161,7 @@ def test_the_run_page_begins_with_the_verdict(site: Site) -> None:
     text = site.text("{run}")
     assert text.index("All is well: 717 items are in the tables and proved equal") < text.index("What was moved")
     for part in (
-        "Rows that were left out",
+        "Rejected rows",
         "book_id 599 refers to no book",
         "How to undo this run",
     ):
@@ -218,7 +215,7 @@ def test_an_old_id_is_found_by_its_new_one_and_back(site: Site, verified: Driver
     text = site.text(f"{{run}}/ids?q={entry.new_id.upper()}")
     assert f"book 17 {entry.new_id}" in text
     assert "user" not in text.partition("first seen")[2]
-    assert "knows no 4711" in site.text("{run}/ids?q=4711")
+    assert "4711 is neither an old id nor a new one" in site.text("{run}/ids?q=4711")
 
 
 def test_artifacts_are_listed_as_the_register_has_them(site: Site, verified: Driver) -> None:
@@ -228,13 +225,13 @@ def test_artifacts_are_listed_as_the_register_has_them(site: Site, verified: Dri
 
 
 def test_the_register_is_proved_and_what_was_altered_is_named(site: Site, verified: Driver) -> None:
-    assert "Every record and every artifact is as it was written" in site.text("{target}/audit")
+    assert "No record and no artifact was changed." in site.text("{target}/audit")
     path = run_path(verified.run_name, "plan.json")
     sound = verified.store.get(path)
     verified.store.put(path, sound.replace(b"718", b"719") + b" ")
     try:
         text = site.text("{target}/audit")
-        assert "Something is not as it was written" in text
+        assert "A record or an artifact was changed." in text
         assert f"{path} altered" in text
     finally:
         verified.store.put(path, sound)
@@ -272,23 +269,23 @@ def test_looking_changes_nothing(site: Site, verified: Driver) -> None:
 def test_an_address_that_is_none_never_reaches_the_store(
     site: Site, verified: Driver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accession_airflow import target
+    from accession_airflow import audit_target
 
     asked: list[str] = []
     client = verified.library.aws.client("s3", region_name="us-east-1")
     client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
-    monkeypatch.setattr(target, "_make_client", lambda _period: client)
-    target._make_store.cache_clear()
+    monkeypatch.setattr(audit_target, "_make_client", lambda _period: client)
+    audit_target._make_store.cache_clear()
     answer = site.client.get(path.format(bucket=verified.library.bucket, environment=verified.library.environment))
     assert answer.status_code in (404, 422)
     assert asked == []
     site.get("{target}")
-    target._make_store.cache_clear()
+    audit_target._make_store.cache_clear()
     assert asked, "an address that is one is asked for"
 
 
 def test_a_run_that_is_not_there_is_a_404(site: Site) -> None:
-    assert "there is no run" in site.get("{target}/20200101T000000Z-01234567", 404)
+    assert "There is no run" in site.get("{target}/20200101T000000Z-01234567", 404)
 
 
 # The tab of Airflow's runs
@@ -331,7 +328,7 @@ def test_the_tab_says_when_there_is_nothing_yet(app: Any, verified: Driver, airf
     site = Site(app, make_token(), verified)
     airflow_run(DAG, "manual__1", bucket=verified.library.bucket, environment=verified.library.environment)
     assert "no backup yet" in site.text(f"/go?dag_id={DAG}&run_id=manual__1")
-    assert "no DAG of Accession" in site.text("/go?dag_id=other&run_id=manual__1")
+    assert "other is not a DAG of Accession." in site.text("/go?dag_id=other&run_id=manual__1")
 
 
 # Runs that did not go well, or have not ended
@@ -354,13 +351,13 @@ def test_a_run_at_work_shows_how_far_it_is(
     driver.stage("user_book")
     driver.plan()
     driver.open()
-    migrate_part(driver.store, driver.mapping, driver.manifest, "user", 0, driver.connect(driver.epoch))
+    driver.steps.migrate("user", 0, driver.epoch)
     text = site.text("{run}")
     assert "100 of 718 items are written" in text
     assert "migrate.user at work 1 of 2 parts; 100 of 120 items" in text
     assert "migrate.book at work" in text
     assert "migrate.user_book waiting" in text
-    assert "looks again by itself" in text
+    assert "reloads by itself" in text
     assert 'http-equiv="refresh"' in site.get("{run}")
     for name in driver.mapping.order:
         driver.migrate(name)
@@ -369,7 +366,7 @@ def test_a_run_at_work_shows_how_far_it_is(
     assert 'http-equiv="refresh"' not in site.get("{run}")
     driver.undo()
     text = site.text("{run}")
-    assert f"It has been undone, by {BY}" in text
+    assert f"It has been undone by {BY}" in text
     assert "make rollback" not in text
     assert f"undone by {BY}" in site.text("{target}")
 
@@ -430,7 +427,7 @@ def test_a_damaged_register_is_shown_as_far_as_it_goes(
 
 
 def test_many_records_are_paged(app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accession.run.finish import seal_target
+    from accession.target import seal_target
 
     driver = Driver(library, write_sample(tmp_path / "site.db"), max_rejects=2)
     driver.run()
@@ -459,11 +456,11 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
     reason = "date_added: 'some day in spring' is not a date or time"
     add_rejects(connection, (RejectedRow(number, "date_added", reason, 0) for number in range(MILLION)))
     finish_id_map(connection)
-    index = load_staged_entity(driver.store, driver.run_name, "user_book")
+    index = driver.index("user_book")
     digest = driver.store.upload(driver.store.path(index.id_map), id_map)
     counts = index.counts.model_copy(update={"rejected": MILLION})
     changed = index.model_copy(update={"id_map_sha256": digest, "counts": counts})
-    driver.store.put(staged_entity_path(driver.run_name, "user_book"), changed.dump())
+    driver.store.put(driver.steps.folder.path_of_staged("user_book"), changed.dump())
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["entity", "table", "key", "column", "reason", "held", "since"])

@@ -7,8 +7,10 @@ import pytest
 
 from accession.cli import main
 from accession.cli.airflow_process import AirflowRun, choose_lines
-from accession.mapping.load import MAPPINGS
+from accession.cli.deploy import Deployment
+from accession.mapping import MAPPINGS
 
+RUN = "20260105T120000Z-0123abcd"
 LOG = """\
 2026-01-05T12:00:00.1Z WARNING [py.warnings] Could not import graphviz.
 Run `pip install graphviz`
@@ -82,18 +84,21 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["deploy"], "ENVIRONMENT is missing: make deploy ENVIRONMENT=dev"),
+        (["deploy"], "ENVIRONMENT is missing: make deploy ENVIRONMENT=dev."),
         (["migrate", "--environment", "dev"], "SOURCE is missing: make migrate SOURCE="),
         (["rollback", "--environment", "dev"], "RUN is missing: make rollback RUN="),
-        (["migrate", "--environment", "dev", "--source", "x", "--conf", "{"], "CONF is not JSON"),
-        (["migrate", "--environment", "dev", "--source", "x", "--conf", "[]"], "CONF is JSON, but not an object"),
+        (["migrate", "--environment", "dev", "--source", "x", "--conf", "{"], "CONF is not valid JSON"),
+        (
+            ["migrate", "--environment", "dev", "--source", "x", "--conf", "[]"],
+            "CONF is not a JSON object: write it as",
+        ),
         (
             ["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"source": "/y"}'],
-            "source is /x on the command line, but /y in CONF: give it once",
+            "Param source is /x on the command line, but /y in CONF: give it once.",
         ),
         (["migrate", "--environment", "prod", "--source", "/x"], "A run in prod asks a person"),
         (["migrate", "--environment", "dev", "--source", "/x", "--conf", '{"approval": "always"}'], "asks a person"),
-        (["audit"], "ENVIRONMENT is missing: make audit ENVIRONMENT=dev"),
+        (["audit"], "ENVIRONMENT is missing: make audit ENVIRONMENT=dev."),
         (["rollback", "--environment", "prod", "--run", "r"], "A run in prod asks a person"),
     ],
 )
@@ -159,13 +164,13 @@ def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ('{"on_conflict": "keeep"}', "param on_conflict: should be 'refuse', 'keep' or 'overwrite'"),
-        ('{"max_rejects": "many"}', "param max_rejects: "),
-        ('{"max_rejects": NaN}', "param max_rejects: "),
-        ('{"max_rejects": 9223372036854775808}', "param max_rejects: "),
-        ('{"bucket": 5}', "param bucket: "),
-        ('{"sauce": 1}', "param sauce: there is no such param"),
-        ("[" * 5000, "CONF is not JSON"),
+        ('{"on_conflict": "keeep"}', "Param on_conflict must be 'refuse', 'keep' or 'overwrite'."),
+        ('{"max_rejects": "many"}', "Param max_rejects must be a whole number."),
+        ('{"max_rejects": NaN}', "Param max_rejects must be a finite number."),
+        ('{"max_rejects": 9223372036854775808}', "Param max_rejects must be at most 1000000000000."),
+        ('{"bucket": 5}', "Param bucket must be text."),
+        ('{"sauce": 1}', "There is no param sauce. Known are source, "),
+        ("[" * 5000, "CONF is not valid JSON"),
     ],
 )
 def test_a_wrong_param_is_named_before_airflow_starts(
@@ -177,12 +182,59 @@ def test_a_wrong_param_is_named_before_airflow_starts(
     assert runs == []
 
 
+@pytest.mark.parametrize("name", ["restore_to", "restore_source"])
+def test_the_place_of_a_backup_is_checked_before_it_becomes_a_path(
+    runs: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    """Once `true` became the path "True", and the undo wrote a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    call = ["rollback", "--run", RUN, "--environment", "dev", "--conf"]
+    for value in ("true", "5", "[]", "{}"):
+        assert main.main([*call, f'{{"{name}": {value}}}']) == 2
+        assert "Param restore_to must be text." in capsys.readouterr().err
+    assert runs == []
+    conf = {"environment": "dev", "run": RUN, "bucket": "ours"}
+    for value, place in (("site.db", str(tmp_path / "site.db")), ("s3://b/k.db", "s3://b/k.db"), ("/x.db", "/x.db")):
+        assert main.main([*call, f'{{"{name}": "{value}"}}']) == 0
+        assert runs.pop() == ("rollback_book_library", {**conf, "restore_to": place})
+
+
+def test_an_old_name_in_conf_is_warned_of_and_both_names_are_refused(
+    runs: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ACCESSION_BUCKET", "ours")
+    call = ["rollback", "--run", RUN, "--environment", "dev", "--conf"]
+    assert main.main([*call, '{"target": false}']) == 0
+    assert runs.pop()[1]["undo_tables"] is False
+    assert [record.getMessage() for record in caplog.records] == [
+        "Param target is now undo_tables; use the new name, as the old one ends with version 0.3."
+    ]
+    assert main.main([*call, '{"target": false, "undo_tables": false}']) == 2
+    assert "Params target and undo_tables are the same: give undo_tables alone." in capsys.readouterr().err
+    assert runs == []
+
+
+def test_deploy_says_what_to_type_next(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Deployment("ours", "arn:policy", "created", "created")
+    monkeypatch.setattr(main, "deploy_stacks", lambda *_, **__: made)
+    assert main.main(["deploy", "--environment", "dev"]) == 0
+    assert "next: make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev\n" in capsys.readouterr().out
+    assert main.main(["deploy", "--environment", "dev", "--mapping", "book_library"]) == 0
+    assert "next: make migrate MAPPING=book_library SOURCE=" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("variables", "arguments", "message"),
     [
-        ({"AWS_ENDPOINT_URL": "localhost:4566"}, [], "AWS_ENDPOINT_URL is localhost:4566, which is no address"),
-        ({"AWS_PROFILE": "nope"}, [], "AWS could not be asked: The config profile (nope) could not be found"),
-        ({}, ["--mapping", "nope"], "MAPPING=nope: there is no such mapping, known are book_library"),
+        (
+            {"AWS_ENDPOINT_URL": "localhost:4566"},
+            [],
+            "AWS_ENDPOINT_URL is localhost:4566, which is not a URL: write http://localhost:4566",
+        ),
+        ({"AWS_PROFILE": "nope"}, [], "The config profile (nope) could not be found: set AWS_PROFILE"),
+        ({}, ["--mapping", "nope"], "There is no mapping nope: set MAPPING to one of book_library"),
     ],
 )
 def test_what_is_wrong_around_a_command_is_a_sentence(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accession.errors import ParamsError
-from accession.params import MigrateParams, RollbackParams, check_params
+from accession.params import MigrateParams, RollbackParams, check_params, drop_defaults
 
 RUN = "20260105T123456Z-0123abcd"
 
@@ -50,33 +50,33 @@ def test_values_within_bounds_pass(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sauce": "x"}, "param sauce: there is no such param. Known are source, environment"),
-        ({"environment": ""}, "param environment: "),
-        ({"environment": "a/b"}, "param environment: should match pattern"),
-        ({"environment": "-x"}, "param environment: should match pattern"),
-        ({"environment": "x" * 65}, "param environment: should match pattern"),
-        ({"environment": "prod\n"}, "param environment: should match pattern"),
-        ({"bucket": "My_Bucket"}, "param bucket: should match pattern"),
-        ({"bucket": "s3://bucket"}, "param bucket: should match pattern"),
-        ({"approval": "maybe"}, "param approval: should be 'auto', 'always' or 'never'"),
-        ({"on_failure": "undo"}, "param on_failure: should be 'rollback' or 'keep'"),
-        ({"on_conflict": ""}, "param on_conflict: should be 'refuse', 'keep' or 'overwrite'"),
-        ({"existing_items": "overwrite"}, "param existing_items: should be 'refuse' or 'keep'"),
-        ({"deletes": "no"}, "param deletes: should be 'delete' or 'keep'"),
-        ({"max_rejects": -1}, "param max_rejects: should be greater than or equal to 0"),
-        ({"max_rejects": 1.5}, "param max_rejects: should be a valid integer"),
-        ({"max_rejects": None}, "param max_rejects: should be a valid integer"),
-        ({"rows_per_part": 99}, "param rows_per_part: should be greater than or equal to 100"),
-        ({"rows_per_part": 1_000_001}, "param rows_per_part: should be less than or equal to 1000000"),
-        ({"write_units_per_second": 0}, "param write_units_per_second: should be greater than or equal to 1"),
-        ({"app_url": "ftp://x"}, "param app_url: should match pattern"),
-        ({"app_url": "file:///etc/passwd"}, "param app_url: should match pattern"),
-        ({"resume": "latest"}, "param resume: should match pattern"),
-        ({"seal": "ok"}, "param seal: should have at least 3 characters"),
-        ({"unseal": "x" * 501}, "param unseal: should have at most 500 characters"),
-        ({"dry_run": "perhaps"}, "param dry_run: should be a valid boolean"),
-        ({"dry_run": True, "seal": "cutover"}, "param dry_run: dry_run writes nothing: leave out seal"),
-        ({"dry_run": True, "resume": RUN}, "param dry_run: dry_run writes nothing"),
+        ({"sauce": "x"}, "There is no param sauce. Known are source, environment"),
+        ({"environment": ""}, "Param environment must match the pattern"),
+        ({"environment": "a/b"}, "Param environment must match the pattern"),
+        ({"environment": "-x"}, "Param environment must match the pattern"),
+        ({"environment": "x" * 65}, "Param environment must match the pattern"),
+        ({"environment": "prod\n"}, "Param environment must match the pattern"),
+        ({"bucket": "My_Bucket"}, "Param bucket must match the pattern"),
+        ({"bucket": "s3://bucket"}, "Param bucket must match the pattern"),
+        ({"approval": "maybe"}, "Param approval must be 'auto', 'always' or 'never'"),
+        ({"on_failure": "undo"}, "Param on_failure must be 'rollback' or 'keep'"),
+        ({"on_conflict": ""}, "Param on_conflict must be 'refuse', 'keep' or 'overwrite'"),
+        ({"existing_items": "overwrite"}, "Param existing_items must be 'refuse' or 'keep'"),
+        ({"deletes": "no"}, "Param deletes must be 'delete' or 'keep'"),
+        ({"max_rejects": -1}, "Param max_rejects must be at least 0"),
+        ({"max_rejects": 1.5}, "Param max_rejects must be a whole number"),
+        ({"max_rejects": None}, "Param max_rejects must be a whole number"),
+        ({"rows_per_part": 99}, "Param rows_per_part must be at least 100"),
+        ({"rows_per_part": 1_000_001}, "Param rows_per_part must be at most 1000000"),
+        ({"write_units_per_second": 0}, "Param write_units_per_second must be at least 1"),
+        ({"app_url": "ftp://x"}, "Param app_url must match the pattern"),
+        ({"app_url": "file:///etc/passwd"}, "Param app_url must match the pattern"),
+        ({"resume": "latest"}, "Param resume must match the pattern"),
+        ({"seal": "ok"}, "Param seal must have at least 3 characters"),
+        ({"unseal": "x" * 501}, "Param unseal must have at most 500 characters"),
+        ({"dry_run": "perhaps"}, "Param dry_run must be true or false"),
+        ({"dry_run": True, "seal": "cutover"}, "Param dry_run excludes seal, unseal and resume: a dry run writes"),
+        ({"dry_run": True, "resume": RUN}, "Param dry_run excludes seal, unseal and resume: a dry run writes nothing"),
     ],
 )
 def test_values_beyond_bounds_are_refused_by_name(given: dict[str, Any], message: str) -> None:
@@ -89,10 +89,16 @@ def test_values_beyond_bounds_are_refused_by_name(given: dict[str, Any], message
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"run": "20260105"}, "param run: should match pattern"),
-        ({"run": f"{RUN}x"}, "param run: should match pattern"),
-        ({"restore_target": True}, "param restore_target: there is no such param"),
-        ({"target": "perhaps"}, "param target: should be a valid boolean"),
+        ({"run": "20260105"}, "Param run must match the pattern"),
+        ({"run": f"{RUN}x"}, "Param run must match the pattern"),
+        ({"restore_target": True}, "There is no param restore_target. Known are run, environment"),
+        ({"undo_tables": "perhaps"}, "Param undo_tables must be true or false"),
+        ({"target": "perhaps"}, "Param undo_tables must be true or false"),
+        ({"restore_to": True}, "Param restore_to must be text"),
+        ({"restore_source": True}, "Param restore_to must be text"),
+        ({"restore_to": 1}, "Param restore_to must be text"),
+        ({"target": False, "undo_tables": False}, "Params target and undo_tables are the same: give undo_tables alone"),
+        ({"restore_to": "a", "restore_source": "a"}, "are the same: give restore_to alone"),
     ],
 )
 def test_the_undo_s_params_have_bounds_too(given: dict[str, Any], message: str) -> None:
@@ -104,6 +110,34 @@ def test_the_undo_s_params_have_bounds_too(given: dict[str, Any], message: str) 
 def test_a_run_to_undo_is_named_or_empty() -> None:
     assert check_params(RollbackParams, {"run": RUN}).run == RUN
     assert check_params(RollbackParams, {}).run == ""
+
+
+def test_old_names_are_accepted_with_a_warning_that_names_the_new_one(caplog: pytest.LogCaptureFixture) -> None:
+    params = check_params(RollbackParams, {"target": False, "restore_source": "/data/site.db"})
+    assert (params.undo_tables, params.restore_to) == (False, "/data/site.db")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Param target is now undo_tables; use the new name, as the old one ends with version 0.3.",
+        "Param restore_source is now restore_to; use the new name, as the old one ends with version 0.3.",
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_new_names_warn_of_nothing_and_the_form_shows_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    check_params(RollbackParams, {"undo_tables": False, "restore_to": "/data/site.db"})
+    assert caplog.records == []
+    assert {"target", "restore_source"}.isdisjoint(RollbackParams.model_json_schema()["properties"])
+
+
+def test_the_defaults_that_airflow_adds_are_no_second_value_of_a_param() -> None:
+    """Airflow hands over every param with its default, whatever was typed."""
+    defaults = RollbackParams().model_dump()
+    typed = {"target": False, "restore_source": "/data/site.db"}
+    params = check_params(RollbackParams, drop_defaults(RollbackParams, defaults | typed))
+    assert (params.undo_tables, params.restore_to) == (False, "/data/site.db")
+    with pytest.raises(ParamsError, match="are the same: give restore_to alone"):
+        check_params(RollbackParams, drop_defaults(RollbackParams, defaults | typed | {"restore_to": "/elsewhere"}))
+    with pytest.raises(ParamsError, match="There is no param sauce"):
+        check_params(RollbackParams, drop_defaults(RollbackParams, defaults | {"sauce": None}))
 
 
 @pytest.mark.parametrize("model", [MigrateParams, RollbackParams])
@@ -125,7 +159,8 @@ def test_a_resumed_run_goes_on_with_its_own_params_and_what_is_given_now() -> No
 def test_what_staging_has_used_up_cannot_be_given_to_a_resume() -> None:
     first = check_params(MigrateParams, {"max_rejects": 3})
     first.resume_with(check_params(MigrateParams, {"resume": RUN, "max_rejects": 3}))
-    with pytest.raises(ParamsError, match="param max_rejects: the run to resume was staged with 3: leave it out"):
+    message = r"Param max_rejects cannot change in a resume: the run was staged with 3\. Leave it out\."
+    with pytest.raises(ParamsError, match=message):
         first.resume_with(check_params(MigrateParams, {"resume": RUN, "max_rejects": 4}))
 
 

@@ -1,15 +1,17 @@
-"""Audit: prove the whole register and every object that it knows, from the bucket alone. Read-only.
+"""Audit a target: check the whole register and every object that it lists, from the bucket alone. Read-only.
 
-The chain of the records is followed first (chain.py). Then every object under the target's prefix is met once. What a
-record mentions must have the hash of the latest record that does: a resumed run ends twice, an undo writes into the run
-it undoes. The folder of a run that has ended holds nothing else.
+First the hash chain of the records is checked (hash_chain.py). Then each object under the target's prefix is read once.
+An object must have the hash in the latest record that lists it: a resumed run ends twice, and an undo writes into the
+folder of the run that it undoes. The folder of an ended run must hold no other objects.
 
-Not in the register, and no damage: a run that has a manifest and no record (at work, or dead before its end; nobody can
-vouch for it), what the run that has the target open wrote since its last record (but not its staged files, which are
-written once), a backup under its own digest whose run died before it was named, the object of a probe that died.
+Some objects are in no record and still not damage. They are listed as unregistered:
+- a run with a manifest and without a record, which is at work or died before its end;
+- what the run that has the target open wrote since its last record, except its staged files, which are written once;
+- a backup under its own digest whose run died before it wrote its manifest;
+- the object of a preflight that died while it probed the bucket.
 
-What it cannot find: somebody who may write to the bucket and makes every later record anew. For that, note the hash of
-the last record elsewhere; it is printed.
+The audit cannot detect that somebody with write access to the bucket replaced all later records as well. Keep the hash
+of the last record elsewhere to detect that. `make audit` prints it.
 """
 
 import hashlib
@@ -21,26 +23,26 @@ from itertools import groupby
 from typing import NamedTuple
 
 from accession.artifacts import Document, Report, Store, run_path
-from accession.audit.hash_chain import IN_FLIGHT, Damage, Damages, RunLine, follow_chain
+from accession.audit.hash_chain import IN_FLIGHT, Damage, Damages, RecordLine, follow_chain
 from accession.target import NO_HASH, PATH, LogRecord, log_path
 from accession.threads import run_all
 
-BACKUP_DAYS = 30  # as the lifecycle rule of include/cloudformation/artifacts.yaml says
-LISTED = 100
-TRIES = 3  # a target at work changes under the audit; it is looked at again
+BACKUP_DAYS = 30  # the lifecycle rule in include/cloudformation/artifacts.yaml
+LISTED_PROBLEMS = 100
+TRIES = 3  # the audit starts again if a run changed the target meanwhile
 STAGED = ("manifest.json", "id_map/", "changes/", "plan.json", "rejects.csv")
 BACKUP = re.compile(r"backups/([0-9a-f]{64})\.db")
 
 
 class Unregistered(Document):
-    """What lies in the bucket without a record, and rightly so."""
+    """An object or a folder that is in no record, for a good reason."""
 
     path: str
     reason: str
 
 
 class Audit(Document):
-    """What the audit found. `problems` holds the first hundred, in the order of register, backups, runs."""
+    """What the audit found. `problems` are the first hundred, ordered by register, backups and runs."""
 
     target: str
     ok: bool
@@ -53,12 +55,12 @@ class Audit(Document):
     open: str | None
     sealed: str | None
     tail_sha256: str
-    runs: list[RunLine]
+    runs: list[RecordLine]
     unregistered: list[Unregistered]
 
 
-class _Object(NamedTuple):
-    """An object to be hashed. `may_change`: its run has the target open and may have written it again."""
+class _KnownObject(NamedTuple):
+    """An object and the hash it must have. `may_change`: its run has the target open and may have rewritten it."""
 
     path: str
     sha256: str
@@ -67,20 +69,22 @@ class _Object(NamedTuple):
 
 
 def audit_target(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Audit:
-    """Verify everything under the target's prefix. Read-only; memory does not grow with the objects' sizes or number.
+    """Check everything under the target's prefix. Read-only; memory does not grow with the size of objects.
 
-    Raises StoreError when nothing at all lies there.
+    Raises StoreError if there is no object under the prefix.
     """
     for _ in range(TRIES - 1):
         before = store.find(PATH)
-        audit = _Auditing(store, now()).audit()
+        audit = _Auditor(store, now()).audit()
         after = store.find(PATH)
         if audit.ok or (before and before.data) == (after and after.data):
             return audit
-    return _Auditing(store, now()).audit()
+    return _Auditor(store, now()).audit()
 
 
-class _Auditing:
+class _Auditor:
+    """One pass over the target."""
+
     def __init__(self, store: Store, now: datetime) -> None:
         self.store, self.now = store, now
         self.damages = Damages()
@@ -96,23 +100,23 @@ class _Auditing:
         for wanted, (found, report) in run_all(self._find_objects(), self._hash, IN_FLIGHT):
             self.objects += 1
             if found is None:
-                self.damages.add("missing", wanted.path, f"the register knows it as {wanted.sha256}")
+                self.damages.add("missing", wanted.path, f"the register lists it as {wanted.sha256}")
             elif found != wanted.sha256 and wanted.may_change and wanted.run:
                 self.rewritten[wanted.run] += 1
             elif found != wanted.sha256:
                 self.damages.add("altered", wanted.path, f"its SHA-256 is {found}, the register says {wanted.sha256}")
             elif report is not None:
-                self._take_numbers(report)
-        for run, number in self.rewritten.items():
-            self._note(run_path(run), f"the run has the target open: {number:,} objects written since its last record")
-        problems, state = sorted(self.damages.kept, key=_rank), self.chain.state
+                self._copy_numbers(report)
+        for run, count in self.rewritten.items():
+            self._note(run_path(run), f"the run has the target open: {count:,} objects written since its last record")
+        problems, state = sorted(self.damages.listed, key=_rank), self.chain.state
         first = problems[0] if problems else None
         return Audit(
             target=self.store.uri(""),
             ok=first is None,
             first_problem=f"{first.path} is {first.kind}: {first.reason}." if first else None,
-            problems=problems[:LISTED],
-            damaged=self.damages.number,
+            problems=problems[:LISTED_PROBLEMS],
+            damaged=self.damages.count,
             records=len(self.lines),
             objects=self.objects,
             head=state.head if state else None,
@@ -126,42 +130,42 @@ class _Auditing:
     def _note(self, path: str, reason: str) -> None:
         self.unregistered.append(Unregistered(path=path, reason=reason))
 
-    def _find_objects(self) -> Iterator[_Object]:
-        """Objects to be hashed, in the order of the listing; what is wrong without that is noted on the way."""
-        met: set[str] = set()
+    def _find_objects(self) -> Iterator[_KnownObject]:
+        """Yield the objects to be hashed, in the order of the listing. Note damages that need no hash on the way."""
+        seen: set[str] = set()
         for folder, paths in groupby(self.store.list(), _find_folder):
             if folder == "backups":
                 present = set(paths)
-                met |= present
+                seen |= present
                 yield from self._check_backups(present)
             elif folder.startswith("runs/"):
-                met.add(folder)
+                seen.add(folder)
                 yield from self._check_run(folder.removeprefix("runs/"), set(paths))
             elif folder == "probe":
                 for path in paths:
                     self._note(path, "left by a preflight that died while it probed the bucket")
             elif folder not in ("log", PATH):
                 for path in paths:
-                    self.damages.add("added", path, "no record knows it")
+                    self.damages.add("added", path, "no record lists it")
         for path, run in self.chain.backups.items():
-            if path not in met:
-                self._miss_backup(path, run)
+            if path not in seen:
+                self._report_missing_backup(path, run)
         for run in [*self.chain.mentions, *([self.open] if self.open else [])]:
-            if f"runs/{run}" not in met:
-                met.add(f"runs/{run}")
+            if f"runs/{run}" not in seen:
+                seen.add(f"runs/{run}")
                 yield from self._check_run(run, set())
 
-    def _check_backups(self, present: set[str]) -> Iterator[_Object]:
+    def _check_backups(self, present: set[str]) -> Iterator[_KnownObject]:
         for path in sorted(present):
             named = BACKUP.fullmatch(path)
             if named and path not in self.chain.backups:
                 self._note(path, "the backup of a run that has no record")
             if named:
-                yield _Object(path, named[1])
+                yield _KnownObject(path, named[1])
             elif not self.chain.is_blind:
-                self.damages.add("added", path, "no record knows it")
+                self.damages.add("added", path, "no record lists it")
 
-    def _miss_backup(self, path: str, run: str) -> None:
+    def _report_missing_backup(self, path: str, run: str) -> None:
         expires = datetime.strptime(run[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) + timedelta(days=BACKUP_DAYS)
         if self.now < expires:
             self.damages.add(
@@ -172,7 +176,7 @@ class _Auditing:
             if self.chain.backup_of.get(number) == path:
                 self.lines[number] = line.model_copy(update={"backup_expired": True})
 
-    def _check_run(self, run: str, present: set[str]) -> Iterator[_Object]:
+    def _check_run(self, run: str, present: set[str]) -> Iterator[_KnownObject]:
         records, is_open = self.chain.mentions.get(run, []), run == self.open
         if not records:
             if run_path(run, "manifest.json") in present:
@@ -182,7 +186,7 @@ class _Auditing:
                 self.damages.add("missing", run_path(run, "manifest.json"), "its run has the target open")
             elif not self.chain.is_blind:
                 for path in sorted(present):
-                    self.damages.add("added", path, "no record knows it")
+                    self.damages.add("added", path, "no record lists it")
             return
         known: dict[str, str] = {}
         for number in sorted(records):
@@ -193,15 +197,15 @@ class _Auditing:
                 self.rewritten[run] += 1
             elif not self.chain.is_blind:
                 self.damages.add(
-                    "added", path, "no record of its run knows it (or a task was cleared after the run's end)"
+                    "added", path, "no record of its run lists it (or a task was cleared after the run's end)"
                 )
         for path, digest in sorted(known.items()):
             if path in present:
-                yield _Object(path, digest, is_open and not _is_staged(run, path), run)
+                yield _KnownObject(path, digest, is_open and not _is_staged(run, path), run)
             else:
-                self.damages.add("missing", path, f"the register knows it as {digest}")
+                self.damages.add("missing", path, f"the register lists it as {digest}")
 
-    def _hash(self, wanted: _Object) -> tuple[str | None, Report | None]:
+    def _hash(self, wanted: _KnownObject) -> tuple[str | None, Report | None]:
         if wanted.run is None or wanted.path != run_path(wanted.run, "report.json"):
             return self.store.hash(wanted.path), None
         found = self.store.find(wanted.path)
@@ -210,8 +214,8 @@ class _Auditing:
         digest = hashlib.sha256(found.data).hexdigest()
         return digest, Report.model_validate_json(found.data) if digest == wanted.sha256 else None
 
-    def _take_numbers(self, report: Report) -> None:
-        """Into the line of the run's last end."""
+    def _copy_numbers(self, report: Report) -> None:
+        """Copy the numbers of a report to the line of the run's last end."""
         ends = [n for n in self.chain.mentions.get(report.run, []) if self.lines[n].action == "run"]
         numbers = {
             "approved_by": report.approved_by,
@@ -224,7 +228,7 @@ class _Auditing:
 
 
 def _find_folder(path: str) -> str:
-    """The run's folder, or the first one."""
+    """Return the folder that is checked as a whole: that of a run, or the first one of the path."""
     return "/".join(path.split("/")[: 2 if path.startswith("runs/") else 1])
 
 
@@ -235,41 +239,3 @@ def _is_staged(run: str, path: str) -> bool:
 def _rank(damage: Damage) -> tuple[int, str]:
     folder = damage.path.split("/")[0]
     return {PATH: 0, "log": 1, "backups": 2}.get(folder, 3), damage.path
-
-
-def show_audit(audit: Audit) -> str:
-    """The register as a table, and the verdict."""
-    rows = [["when", "run", "what", "by", "note", "units", "price", "undone by"]]
-    rows += [
-        [
-            line.at[:16].replace("T", " "),
-            line.run or "",
-            line.status.replace("_", " "),
-            line.by,
-            line.note + (" (backup expired)" if line.backup_expired else ""),
-            "" if line.write_units is None else f"{line.write_units:,.0f}",
-            "" if line.price_usd is None else f"${line.price_usd:,.4f}",
-            line.undone_by or "",
-        ]
-        for line in audit.runs
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
-    lines.append("")
-    lines += [f"not in the register: {note.path} ({note.reason})" for note in audit.unregistered]
-    if audit.open:
-        lines.append(f"the target is open: run {audit.open} has it")
-    if audit.sealed:
-        lines.append(f"the target is sealed: {audit.sealed}")
-    if audit.ok:
-        lines.append(
-            f"{audit.target} is sound: {audit.records:,} records, {audit.objects:,} objects; the last record is "
-            f"{audit.tail_sha256}"
-        )
-        return "\n".join(lines)
-    lines += [f"{damage.kind.upper()}: {damage.path}: {damage.reason}" for damage in audit.problems]
-    if audit.damaged > len(audit.problems):
-        lines.append(f"and {audit.damaged - len(audit.problems):,} more")
-    lines.append(f"{audit.target} is DAMAGED. The first: {audit.first_problem}")
-    return "\n".join(lines)

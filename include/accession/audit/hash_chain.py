@@ -1,7 +1,7 @@
-"""The chain of the register: each record holds the hash of the one before it, and state.json that of the last.
+"""Check the hash chain of the register: each record holds the hash of the one before it, state.json that of the last.
 
-It is followed backwards from state.json: each record must hash to what the one after it says, so the one that was
-altered is named, not its neighbour. What was read on the way is told as lines. Read-only.
+The chain is followed backwards from state.json. Each record must have the hash that the next one holds, so an altered
+record is named and not its neighbour. Read-only.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from accession.errors import StoreError
 from accession.target import NO_HASH, PATH, LogRecord, State, log_path, parse_state, roll_forward
 from accession.threads import run_all
 
-IN_FLIGHT = 8
-KEPT = 1000
+IN_FLIGHT = 8  # requests to S3 at a time, here and in the rest of this package
+LISTED_DAMAGES = 1000
 
 
 class Damage(Document):
-    """An object that is not as the register says."""
+    """An object that differs from what the register says."""
 
     kind: Literal["altered", "missing", "added"]
     path: str
@@ -27,21 +27,21 @@ class Damage(Document):
 
 
 class Damages:
-    """What was found damaged: all of it counted, the first thousand kept."""
+    """The damaged objects. All are counted, the first thousand are listed."""
 
     def __init__(self) -> None:
-        self.kept: list[Damage] = []
-        self.number = 0
+        self.listed: list[Damage] = []
+        self.count = 0
 
     def add(self, kind: Literal["altered", "missing", "added"], path: str, reason: str) -> None:
-        """One more."""
-        self.number += 1
-        if len(self.kept) < KEPT:
-            self.kept.append(Damage(kind=kind, path=path, reason=reason))
+        """Add one, of which `reason` says what is wrong."""
+        self.count += 1
+        if len(self.listed) < LISTED_DAMAGES:
+            self.listed.append(Damage(kind=kind, path=path, reason=reason))
 
 
-class RunLine(Document):
-    """One record of the register. Numbers are those of report.json, at the last end of a run only."""
+class RecordLine(Document):
+    """A record of the register. The last end of a run also has the numbers of its report."""
 
     sequence: int
     at: str
@@ -62,22 +62,24 @@ class RunLine(Document):
 class Chain:
     """What the register says, as far as it can be read.
 
-    `state` is rolled forward over a record whose writer died; `objects` counts what the chain must hold. `is_blind`: a
-    record cannot be read, so nothing can be called unknown to the register.
+    `state` includes a record whose writer died before it changed state.json. `objects` counts the objects of the chain
+    itself. `is_blind` means that a record cannot be read, so no object can be called unknown to the register.
     """
 
     state: State | None
     objects: int
     is_blind: bool
-    lines: dict[int, RunLine]  # record → line
+    lines: dict[int, RecordLine]  # record → line
     mentions: dict[str, list[int]]  # run → its records, the last one first
     backup_of: dict[int, str]  # record → path
-    backups: dict[str, str]  # path → the last run that made it anew
+    backups: dict[str, str]  # path → the last run that wrote it
 
 
-class _Read(NamedTuple):
-    """A record as it lies there; None when it cannot be read as one. Of its artifacts, which may be many, it has the
-    backup alone."""
+class _StoredRecord(NamedTuple):
+    """A record as it is stored; `record` is None if it cannot be parsed.
+
+    A record may list many artifacts. Only the backup is kept of them.
+    """
 
     sha256: str
     record: LogRecord | None
@@ -85,34 +87,36 @@ class _Read(NamedTuple):
 
 
 def follow_chain(store: Store, damages: Damages) -> Chain:
-    """Read state.json and every record; what is not as it was written goes to `damages`. Read-only.
+    """Read state.json and every record, and add those that differ from what was written to `damages`. Read-only.
 
-    Raises StoreError when nothing at all lies under the target's prefix.
+    Raises StoreError if there is no object under the target's prefix.
     """
     state = _read_state(store, damages)
     listed = set(store.list("log/"))
-    last = state.log_tail.sequence if state else max(map(_number, listed), default=0)
+    last = state.log_tail.sequence if state else max(map(_parse_number, listed), default=0)
     found = dict(run_all(range(1, last + 2), lambda number: _read_record(store, number), IN_FLIGHT))
     ahead = found.pop(last + 1)
     if state and ahead and ahead.record and ahead.is_canonical and ahead.record.previous == state.log_tail.sha256:
-        # Its writer died, or is just about to change state.json: the next one who loads the state makes it good.
+        # Its writer died, or is about to change state.json. Whoever loads the state next completes it.
         last += 1
         found[last] = ahead
         state = roll_forward(state, ahead.record, store.get(log_path(last)))
     _check_hashes(found, state.log_tail.sha256 if state else None, damages)
     for path in sorted(listed - {log_path(number) for number in found}):
-        damages.add("added", path, "the register ends before it" if _number(path) > last else "it is no record")
+        damages.add(
+            "added", path, "the register ends before it" if _parse_number(path) > last else "it is not a record"
+        )
     records = {number: read.record for number, read in sorted(found.items(), reverse=True) if read and read.record}
-    if state and not damages.number:
+    if state and not damages.count:
         _compare_state(state, list(records.values()), damages)
-    return _tell_chain(state, len(found), records)
+    return _make_chain(state, len(found), records)
 
 
 def _read_state(store: Store, damages: Damages) -> State | None:
     found = store.find(PATH)
     if found is None:
         if next(store.list(), None) is None:
-            raise StoreError(f"there is nothing in {store.uri('')}: no run was here yet, or the bucket is another.")
+            raise StoreError(f"There is nothing in {store.uri('')}: no run was here yet, or this is the wrong bucket.")
         damages.add("missing", PATH, "it says who owns the target and where the register ends")
         return None
     try:
@@ -122,7 +126,7 @@ def _read_state(store: Store, damages: Damages) -> State | None:
         return None
 
 
-def _read_record(store: Store, number: int) -> _Read | None:
+def _read_record(store: Store, number: int) -> _StoredRecord | None:
     found = store.find(log_path(number))
     if found is None:
         return None
@@ -130,13 +134,13 @@ def _read_record(store: Store, number: int) -> _Read | None:
     try:
         record = LogRecord.model_validate_json(found.data)
     except ValueError:
-        return _Read(digest, None, is_canonical=False)
+        return _StoredRecord(digest, None, is_canonical=False)
     backup = {path: sha256 for path, sha256 in record.artifacts.items() if path.startswith("backups/")}
-    return _Read(digest, record.model_copy(update={"artifacts": backup}), record.dump() == found.data)
+    return _StoredRecord(digest, record.model_copy(update={"artifacts": backup}), record.dump() == found.data)
 
 
-def _check_hashes(found: dict[int, _Read | None], expected: str | None, damages: Damages) -> None:
-    """`expected` is the hash of the last record, None where nobody knows it."""
+def _check_hashes(found: dict[int, _StoredRecord | None], expected: str | None, damages: Damages) -> None:
+    """Compare each record with the hash in the next one. `expected` is that of the last; None if it is not known."""
     for number, read in sorted(found.items(), reverse=True):
         path = log_path(number)
         if read is None:
@@ -152,12 +156,14 @@ def _check_hashes(found: dict[int, _Read | None], expected: str | None, damages:
                 damages.add("altered", path, f"it is not what was written as record {number}")
         expected = read.record.previous if is_sound and read.record else None
     if expected not in (None, NO_HASH):
-        damages.add("altered", log_path(1), "it follows a record that is not there")
+        damages.add("altered", log_path(1), "it follows a record that does not exist")
 
 
 def _compare_state(state: State, records: list[LogRecord], damages: Damages) -> None:
-    """Head and seal are those of the last record, which comes first; one of an epoch that had passed did not count for
-    the head."""
+    """Compare head and seal of the state with the last record, which comes first.
+
+    A record with an earlier epoch was written by a run that no longer owned the target. It does not count for the head.
+    """
     heads: list[str | None] = []
     for record in records:
         heads.append(record.head)
@@ -171,9 +177,9 @@ def _compare_state(state: State, records: list[LogRecord], damages: Damages) -> 
         damages.add("altered", PATH, "its seal is not the last record's")
 
 
-def _tell_chain(state: State | None, length: int, records: dict[int, LogRecord]) -> Chain:
-    """`records` are those of `length` that can be read, the last one first."""
-    lines: dict[int, RunLine] = {}
+def _make_chain(state: State | None, length: int, records: dict[int, LogRecord]) -> Chain:
+    """Sum up the chain. Of its `length` records, `records` holds those that can be read, the last one first."""
+    lines: dict[int, RecordLine] = {}
     mentions: dict[str, list[int]] = {}
     backup_of: dict[int, str] = {}
     backups: dict[str, str] = {}
@@ -190,7 +196,7 @@ def _tell_chain(state: State | None, length: int, records: dict[int, LogRecord])
                 backup_of[number] = path
                 backups[path] = max(backups.get(path, ""), record.run)
         same = record.model_dump(include={"at", "action", "run", "status", "by", "note"})
-        lines[number] = RunLine(sequence=number, undone_by=undone_by, **same)
+        lines[number] = RecordLine(sequence=number, undone_by=undone_by, **same)
     return Chain(
         state=state,
         objects=length + (state is not None),
@@ -202,6 +208,6 @@ def _tell_chain(state: State | None, length: int, records: dict[int, LogRecord])
     )
 
 
-def _number(path: str) -> int:
+def _parse_number(path: str) -> int:
     found = re.fullmatch(r"log/(\d{8})\.json", path)
     return int(found[1]) if found else 0

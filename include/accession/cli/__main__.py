@@ -1,4 +1,4 @@
-"""`python -m accession.cli`."""
+"""Run `python -m accession.cli`."""
 
 import sys
 

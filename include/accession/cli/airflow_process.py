@@ -1,6 +1,6 @@
-"""One run of one DAG by `airflow dags test`: no scheduler, no server, a metadata database of its own.
+"""Run a DAG once with `airflow dags test`: no scheduler, no server, and a metadata database of its own.
 
-Airflow's log goes to a file in full. The screen gets a line per task, what Accession says, and why a task failed.
+Airflow's whole log goes to a file. The screen shows a line per task, Accession's own log lines, and why a task failed.
 """
 
 import contextlib
@@ -23,36 +23,36 @@ from typing import Any
 from accession.errors import AccessionError
 
 REPO = Path(__file__).parents[3]
-LOCAL = REPO / ".local"
+LOCAL_FOLDER = REPO / ".local"
 STOP_SECONDS = 10.0
 
-# The logger before the message, so that the first line of a record says whether it is shown.
+# The logger stands before the message: the first line of a record decides whether the record is shown.
 LOG_FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d[T ][\d:.,+Z-]+ (?P<level>[A-Z]+) \[(?P<logger>[^\]]*)\] (?P<message>.*)$")
 STARTING = re.compile(r"\[DAG TEST\] starting task_id=(?P<task>\S+) map_index=(?P<index>-?\d+)")
-END = "0000-00-00T00:00:00Z INFO [end] "  # one more record, so that the last one is told too
+END = "0000-00-00T00:00:00Z INFO [end] "  # one more record, which flushes the last one
 ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 ERROR_CLASS = re.compile(r"^accession\.errors\.\w+: ")
 
 
 @dataclass(frozen=True)
 class AirflowRun:
-    """How it ended: whether Airflow calls the run a success, what Accession logged, and where the whole log lies."""
+    """A finished run: whether Airflow calls it a success, what Accession logged, and the file with Airflow's log."""
 
     succeeded: bool
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     log: Path
 
 
 def run_dag(
     dag_id: str, conf: Mapping[str, Any], *, tell: Callable[[str], None], environ: Mapping[str, str] | None = None
 ) -> AirflowRun:
-    """Run `dag_id` with `conf` in this process's environment plus `environ`, and wait; `tell` gets the lines to show.
+    """Run `dag_id` with `conf` in this process's environment plus `environ`, and wait. `tell` gets the lines to show.
 
-    Safe beside other runs: each has its own copy of the metadata database. Ends its process when interrupted.
+    Runs may go on side by side: each has its own copy of the metadata database. An interrupt ends Airflow's process.
     """
-    home = LOCAL / "airflow"
-    log = LOCAL / "logs" / f"{dag_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    home = LOCAL_FOLDER / "airflow"
+    log = LOCAL_FOLDER / "logs" / f"{dag_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environ = make_environ(home) | dict(environ or {})
     prepare_home(home, environ, tell)
@@ -61,28 +61,28 @@ def run_dag(
         environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{scratch}/airflow.db"
         environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = f"{scratch}/logs"
         command = [find_airflow(), "dags", "test", dag_id, "--conf", json.dumps(conf)]
-        said: list[str] = []
+        messages: list[str] = []
         with log.open("w") as file, _run(command, environ) as process:
             assert process.stdout
-            for line, ours in choose_lines(_copy(process.stdout, file)):
+            for line, is_ours in choose_lines(_copy(process.stdout, file)):
                 tell(line)
-                if ours:
-                    said.append(line)
+                if is_ours:
+                    messages.append(line)
             returncode = process.wait()
-        if returncode and not said:  # Airflow refused it before any task of ours could say why
+        if returncode and not messages:  # Airflow refused the run before any task could say why
             errors = [line for line in log.read_text().splitlines() if ERROR.match(line)]
-            tell(f"    ! {errors[-1] if errors else 'Airflow did not run it'}")
-    return AirflowRun(returncode == 0, tuple(said), log)
+            tell(f"    ! {errors[-1] if errors else 'Airflow did not run the DAG.'}")
+    return AirflowRun(returncode == 0, tuple(messages), log)
 
 
 def make_environ(home: Path) -> dict[str, str]:
-    """Airflow's settings over the ambient environment, of which connections, variables and everything AWS stay."""
+    """Return this process's environment with our settings of Airflow. Connections, variables and AWS_* are kept."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("AIRFLOW") or name.startswith(("AIRFLOW_CONN_", "AIRFLOW_VAR_"))
     }
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it triples the time that each `import airflow` takes
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it makes every `import airflow` three times slower
     return {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"} | kept | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
@@ -97,31 +97,31 @@ def make_environ(home: Path) -> dict[str, str]:
 
 
 def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The lines of Airflow's log that a person wants to see, and whether Accession said them; pure.
+    """Yield the lines of Airflow's log that a person wants to see, and whether Accession logged them. Pure.
 
-    A task's start; records of Accession's own loggers with their further lines; of a failed task the last line of its
-    traceback, which is the error's one sentence.
+    These are the start of each task, whole records of Accession's loggers, and for a failed task the last line of its
+    traceback, which is the error's sentence.
     """
-    shown = failed = False
+    is_shown = is_failure = False
     last = told = ""
     for line in itertools.chain(lines, [END]):
         record = RECORD.match(line)
         if record is None:
-            if shown:
+            if is_shown:
                 told = line or told
                 yield f"      {line}", True
-            elif failed and line.strip():
+            elif is_failure and line.strip():
                 last = line
             continue
         reason = ERROR_CLASS.sub("", last)
-        if failed and reason != told:  # once is enough, whoever says it
+        if is_failure and reason != told:  # a task may have logged its error itself
             yield f"    ! {reason}", False
             told = reason
         message = record["message"]
-        shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
-        failed = "Task failed with exception" in message
+        is_shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
+        is_failure = "Task failed with exception" in message
         last = message
-        if shown:
+        if is_shown:
             told = message
             yield f"    {'! ' if record['level'] in {'WARNING', 'ERROR', 'CRITICAL'} else '  '}{message}", True
         elif start := STARTING.search(message):
@@ -136,15 +136,16 @@ def _copy(lines: Iterable[str], file: Any) -> Iterator[str]:
 
 
 def find_airflow() -> str:
+    """Return the `airflow` command that belongs to this Python. Raises AccessionError if there is none."""
     beside = Path(sys.executable).with_name("airflow")
     airflow = str(beside) if beside.exists() else shutil.which("airflow")
     if not airflow:
-        raise AccessionError("Airflow is not installed beside this Python; run `make setup`.")
+        raise AccessionError("There is no airflow command beside this Python: run `make setup`.")
     return airflow
 
 
 def prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
-    """Make the metadata database once per version of Airflow; every run starts from a copy of it."""
+    """Create the metadata database once per version of Airflow. Every run starts from a copy of it."""
     home.mkdir(parents=True, exist_ok=True)
     stamp = home / f"migrated-{version('apache-airflow')}"
     with (home / "lock").open("w") as lock:
@@ -157,14 +158,14 @@ def prepare_home(home: Path, environ: Mapping[str, str], tell: Callable[[str], N
             [find_airflow(), "db", "migrate"], env=environ, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise AccessionError(f"Airflow's database in {home} could not be made: {last}")
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            raise AccessionError(f"`airflow db migrate` in {home} failed: {last}")
         stamp.touch()
 
 
 @contextlib.contextmanager
 def _run(command: list[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
+    """Run a process that ends with the block."""
     process = subprocess.Popen(  # noqa: S603
         command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

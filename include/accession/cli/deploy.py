@@ -1,28 +1,21 @@
-"""Puts both CloudFormation stacks where the environment's AWS is: tables, for those who have none, and artifacts.
+"""Deploy both CloudFormation stacks to the AWS that the environment points at: the tables, and the artifacts bucket.
 
-Repeatable: a second call changes nothing and says so. Tables that another stack made, such as the application's own,
-are checked against the mapping and left alone.
+Safe to repeat: a second call changes nothing and says so. Tables that another stack made, such as the application's
+own, are checked against the mapping and left alone.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 
+from accession.aws import explain_errors
 from accession.commands import HOME_LIBRARY
 from accession.dynamodb import DynamoDB, client_config
-from accession.errors import AccessError, PermanentError, RefusedError, TargetError, TransientError
+from accession.errors import AccessError, RefusedError, TargetError, TransientError
 from accession.mapping import Mapping
 from accession.run import check_table
 
@@ -34,14 +27,14 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parents[2] / "cloudformation"
 WAIT_SECONDS = 900.0  # tables with two indexes take a minute or two on AWS
 STARTS = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"}
-POLL_SECONDS = (0.2, 5.0)  # first and longest wait between two looks at a stack
+POLL_SECONDS = (0.2, 5.0)  # the first and the longest pause between two requests for the status of a stack
 
 Outcome = Literal["created", "updated", "unchanged", "left alone"]
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where a run finds what it needs, and what this deployment did."""
+    """What a deployment did, and what a run needs of it."""
 
     bucket: str
     policy: str  # ARN of the managed policy for the role of Airflow's workers
@@ -52,18 +45,18 @@ class Deployment:
 def deploy_stacks(
     mapping: Mapping, environment: str, session: "Session", *, tell: Callable[[str], None] = lambda _line: None
 ) -> Deployment:
-    """Create or update both stacks and wait for them; `tell` gets a line per step.
+    """Create or update both stacks and wait for them. `tell` gets a line per step. Safe to repeat.
 
-    Safe to repeat. Raises AccessError (credentials, a missing permission), RefusedError (a stack or a set of tables
-    that a person must look at first), TargetError (tables not as the mapping says, a stack that failed).
+    Raises AccessError (no credentials, a missing permission), RefusedError (a stack or a set of tables that a person
+    must look at first) or TargetError (tables that do not match the mapping, a stack that failed).
     """
-    folded = environment.lower().replace("_", "-")
-    if folded != environment:
+    legal = environment.lower().replace("_", "-")
+    if legal != environment:
         raise RefusedError(
-            f"environment {environment} would share stacks and bucket with {folded}, as their names are lower case and "
-            f"without underscores: call it {folded}."
+            f"Environment {environment} would share stacks and bucket with {legal}, as their names are lower case and "
+            f"without underscores: call it {legal}."
         )
-    with _explain():
+    with explain_errors():
         partition, account, region = _find_account(session)
         cloudformation = session.client("cloudformation")
         prefix = f"accession-{mapping.name}-{environment}".replace("_", "-")
@@ -73,8 +66,8 @@ def deploy_stacks(
             tables: Outcome = "left alone"
         elif mapping.name != HOME_LIBRARY:
             raise RefusedError(
-                f"the tables of {mapping.name} are not there, and tables.yaml makes only those of {HOME_LIBRARY}: make "
-                "them with the keys and indexes of the mapping, then deploy again."
+                f"The tables of {mapping.name} do not exist, and tables.yaml creates only those of {HOME_LIBRARY}: "
+                "create them with the keys and indexes of the mapping, then deploy again."
             )
         else:
             tables = _put_stack(cloudformation, stack, "tables.yaml", {"Environment": environment})
@@ -94,7 +87,7 @@ def deploy_stacks(
                 "Mapping": mapping.name,
                 "BucketName": name_bucket(account, region, environment, mapping.name),
                 "TableArns": ",".join(table_arns),
-                "IndexArns": ",".join(index_arns or table_arns),  # IAM takes no empty list
+                "IndexArns": ",".join(index_arns or table_arns),  # IAM refuses an empty list
             },
         )
         [found] = cloudformation.describe_stacks(StackName=stack)["Stacks"]
@@ -104,7 +97,7 @@ def deploy_stacks(
 
 
 def _check_existing_tables(mapping: Mapping, environment: str, session: "Session") -> bool:
-    """Whether the tables are there already, made elsewhere, and as the mapping says; False when there are none."""
+    """Return whether another stack made the tables. Raises TargetError if they do not match the mapping."""
     dynamodb = DynamoDB(session.client("dynamodb", config=client_config()))
     present: list[str] = []
     absent: list[str] = []
@@ -120,7 +113,7 @@ def _check_existing_tables(mapping: Mapping, environment: str, session: "Session
     if present and absent:
         raise RefusedError(
             f"{_join(present)} exist{'s' if len(present) == 1 else ''} already, but {_join(absent)} "
-            f"do{'es' if len(absent) == 1 else ''} not: let the stack that made the former make the rest, "
+            f"do{'es' if len(absent) == 1 else ''} not: create the rest with the stack that made the others, "
             "or deploy to an environment that has none of them."
         )
     return bool(present)
@@ -131,14 +124,17 @@ def _join(names: Sequence[str]) -> str:
 
 
 def name_bucket(account: str, region: str, environment: str, mapping: str = HOME_LIBRARY) -> str:
-    """The artifacts bucket: global, lower case, at most 63 long (S3 User Guide, "Bucket naming rules")."""
+    """Return the name of the artifacts bucket: lower case, at most 63 characters, unique in the world.
+
+    S3 User Guide, "Bucket naming rules".
+    """
     owner = environment if mapping == HOME_LIBRARY else f"{mapping}-{environment}"
     return f"accession-{account}-{region}-{owner}".lower().replace("_", "-")[:63].rstrip("-")
 
 
 def find_bucket(environment: str, session: "Session", mapping: str = HOME_LIBRARY) -> str:
-    """The name that `deploy_stacks` gives the bucket in this account and region. Read-only; asks AWS who we are."""
-    with _explain():
+    """Return the name that `deploy_stacks` gives the bucket in this account and region. Asks STS for the account."""
+    with explain_errors():
         _, account, region = _find_account(session)
     return name_bucket(account, region, environment, mapping)
 
@@ -160,7 +156,7 @@ def _find_stack(cloudformation: "CloudFormationClient", name: str) -> "StackType
 
 
 def _put_stack(cloudformation: "CloudFormationClient", name: str, template: str, parameters: dict[str, str]) -> Outcome:
-    """Create or update one stack and wait until it is done."""
+    """Create or update one stack, and wait until CloudFormation is done."""
     stack = _find_stack(cloudformation, name)
     if stack:
         _check_status(name, stack["StackStatus"])
@@ -169,7 +165,7 @@ def _put_stack(cloudformation: "CloudFormationClient", name: str, template: str,
         "TemplateBody": (TEMPLATES / template).read_text(),
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         "Capabilities": ["CAPABILITY_IAM"],
-        # What a failed creation has made so far goes away with it, retained or not: the next attempt starts clean.
+        # A failed creation removes everything it made, even what is to be retained: the next attempt starts clean.
         "RetainExceptOnCreate": True,
     }
     if stack is None:
@@ -189,11 +185,11 @@ def _put_stack(cloudformation: "CloudFormationClient", name: str, template: str,
 def _check_status(name: str, status: str) -> None:
     if status in {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "REVIEW_IN_PROGRESS", "DELETE_FAILED"}:
         raise RefusedError(
-            f"Stack {name} is in {status}, from which CloudFormation cannot update it: "
+            f"Stack {name} is in {status}, and CloudFormation cannot update it: "
             f"run `aws cloudformation delete-stack --stack-name {name}` and deploy again."
         )
     if status.endswith("_IN_PROGRESS"):
-        raise RefusedError(f"Stack {name} is in {status}: somebody is deploying it now; try again when that is done.")
+        raise RefusedError(f"Stack {name} is in {status}: another deployment is at work. Try again later.")
     if status.endswith("_FAILED"):
         raise RefusedError(
             f"Stack {name} is in {status}: run `aws cloudformation continue-update-rollback --stack-name {name}` "
@@ -202,11 +198,11 @@ def _check_status(name: str, status: str) -> None:
 
 
 def _wait(cloudformation: "CloudFormationClient", name: str, stack_id: str, wanted: str) -> None:
-    """Return when the stack is `wanted`; raise with the first reason that it gives when it ends otherwise."""
+    """Wait until the stack is `wanted`. Raises TargetError or AccessError, with the first reason, if it fails."""
     pause, longest = POLL_SECONDS
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]  # by id: a deleted one is still found
+        [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]  # an id finds a deleted stack too
         status = stack["StackStatus"]
         if status == wanted:
             return
@@ -217,46 +213,22 @@ def _wait(cloudformation: "CloudFormationClient", name: str, stack_id: str, want
         time.sleep(pause)
         pause = min(pause * 1.5, longest)
     raise TransientError(
-        f"Stack {name} is not done after {WAIT_SECONDS:.0f} s: look at it in the console, deploy again."
+        f"Stack {name} is not done after {WAIT_SECONDS:.0f} s: look at it in the console, then deploy again."
     )
 
 
 def _find_reason(cloudformation: "CloudFormationClient", stack_id: str) -> str | None:
-    """What failed first; what follows is mostly "Resource creation cancelled"."""
+    """Return why the operation failed first. Later reasons are mostly "Resource creation cancelled"."""
     reason = None
     pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id)
     for event in (event for page in pages for event in page["StackEvents"]):  # newest first
         if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason"):
             reason = f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
         elif event["ResourceStatus"] in STARTS and event.get("PhysicalResourceId") == stack_id:
-            break  # the start of this very operation; older events tell older stories
-    if reason and "DescribeEvents" in reason:  # refused before anything was made; the sentence is elsewhere
+            break  # the start of this operation; older events belong to earlier ones
+    if reason and "DescribeEvents" in reason:  # refused before anything was made: the reason is elsewhere
         failed = cloudformation.describe_events(StackName=stack_id, Filters={"FailedEvents": True})["OperationEvents"]
-        told = [f"{event['LogicalResourceId']}: {event['ValidationStatusReason']}"
-                for event in failed if event.get("ValidationStatusReason")]  # fmt: skip
-        return told[0] if told else reason
+        reasons = [f"{event['LogicalResourceId']}: {event['ValidationStatusReason']}"
+                   for event in failed if event.get("ValidationStatusReason")]  # fmt: skip
+        return reasons[0] if reasons else reason
     return reason
-
-
-@contextlib.contextmanager
-def _explain() -> Iterator[None]:
-    """Turn what botocore raises into one sentence with a remedy."""
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise AccessError(
-            "There are no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        ) from error
-    except NoRegionError as error:
-        raise AccessError("There is no AWS region: set AWS_DEFAULT_REGION=eu-north-1, or yours.") from error
-    except EndpointConnectionError as error:
-        raise TransientError(f"Nothing answers at {error.kwargs['endpoint_url']}: check AWS_ENDPOINT_URL.") from error
-    except ClientError as error:
-        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code in {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}:
-            raise AccessError(f"AWS refused {error.operation_name}: {message.rstrip('.')}.") from error
-        if code in {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "SignatureDoesNotMatch"}:
-            raise AccessError(f"AWS does not accept the credentials ({code}): log in again.") from error
-        raise PermanentError(f"AWS refused {error.operation_name} ({code}): {message.rstrip('.')}.") from error
-    except BotoCoreError as error:
-        raise TransientError(f"AWS could not be asked: {str(error).rstrip('.')}.") from error

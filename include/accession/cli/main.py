@@ -1,7 +1,7 @@
-"""What the Makefile calls: `python -m accession.cli demo | deploy | migrate | rollback | audit`.
+"""The commands behind the Makefile: `python -m accession.cli demo | deploy | migrate | rollback | audit`.
 
-All but the demo work in whatever AWS the environment points at (profile, role, keys, AWS_ENDPOINT_URL); the demo brings
-its own and takes it away again.
+The demo starts a local AWS of its own and stops it again. All other commands use the AWS that the environment points at
+(profile, role, keys, AWS_ENDPOINT_URL).
 """
 
 import argparse
@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from botocore.exceptions import BotoCoreError
 
+from accession.approval import needs_approval
 from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
-from accession.cli.airflow_process import LOCAL, AirflowRun, run_dag
+from accession.aws import explain_errors
+from accession.cli.airflow_process import LOCAL_FOLDER, AirflowRun, run_dag
 from accession.cli.deploy import deploy_stacks, find_bucket
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
 from accession.commands import HOME_LIBRARY
 from accession.errors import AccessionError, ParamsError
 from accession.mapping import Mapping, load_mappings
-from accession.params import LOCAL_ENVIRONMENTS, MigrateParams, RollbackParams, check_params
+from accession.params import MigrateParams, RollbackParams, check_params, rename_old
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,22 +41,23 @@ REPORT = re.compile(
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
-    """Run one command; 0 when all is well, 1 after a failure, 2 after a wrong call, 130 after Ctrl-C, 141 unread."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    """Run one command and return its exit code.
+
+    0: all is well. 1: it failed. 2: the call was wrong. 130: Ctrl-C. 141: nobody reads the output any more.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that child processes are ended
     options = _make_parser().parse_args(arguments)
-    if region := os.environ.get("AWS_REGION"):  # which boto3 does not read
+    if region := os.environ.get("AWS_REGION"):  # boto3 does not read this one
         os.environ.setdefault("AWS_DEFAULT_REGION", region)
     try:
         _check_endpoints()
-        return int(options.command(options))
+        with explain_errors():
+            return int(options.command(options))
     except ParamsError as error:
         print(f"{error}", file=sys.stderr)
         return 2
     except AccessionError as error:
         print(f"{error}", file=sys.stderr)
-        return 1
-    except BotoCoreError as error:  # such as a profile that does not exist
-        print(f"AWS could not be asked: {str(error).rstrip('.')}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -68,7 +70,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 def _check_endpoints() -> None:
     for name, value in os.environ.items():
         if name.startswith("AWS_ENDPOINT_URL") and value and not value.startswith(("http://", "https://")):
-            raise ParamsError(f"{name} is {value}, which is no address: write http://{value} or https://{value}.")
+            raise ParamsError(f"{name} is {value}, which is not a URL: write http://{value} or https://{value}.")
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -81,34 +83,34 @@ def _make_parser() -> argparse.ArgumentParser:
             sub.add_argument(f"--{option}", default="", help=OPTIONS[option])
         sub.set_defaults(command=command)
 
-    add("demo", demo, "move a sample library on an embedded local AWS")
-    add("deploy", deploy, "create or update tables, bucket and policy", "environment", "mapping")
-    add("migrate", migrate, "move a SQLite file", "source", "environment", "conf", "resume", "mapping")
+    add("demo", demo, "migrate a sample library on an embedded local AWS")
+    add("deploy", deploy, "create or update the tables, the bucket and the policy", "environment", "mapping")
+    add("migrate", migrate, "migrate a SQLite file", "source", "environment", "conf", "resume", "mapping")
     add("rollback", rollback, "undo a finished run", "run", "environment", "conf", "mapping")
-    add("audit", audit, "verify the register and every artifact of an environment", "environment", "mapping")
+    add("audit", audit, "check the register and every artifact of an environment", "environment", "mapping")
     return parser
 
 
 OPTIONS = {
-    "environment": "last part of the tables' names, such as dev",
-    "mapping": f"name of a mapping file; {HOME_LIBRARY} where none is given",
+    "environment": "last part of the tables' names, for example dev",
+    "mapping": f"name of a mapping file; default {HOME_LIBRARY}",
     "source": "path of the SQLite file, or s3://bucket/key",
     "conf": "further params of the run, as a JSON object",
-    "resume": "name of an interrupted run to go on with",
-    "run": "name of the run to undo, as its report says",
+    "resume": "name of the interrupted run to continue",
+    "run": "name of the run to undo, as in its report",
 }
 
 
 def demo(_options: argparse.Namespace) -> int:
-    """The whole way on this machine alone; leaves the report and the sample in .local/demo, and no process."""
-    tell = _Clock()
-    folder = LOCAL / "demo"
+    """Migrate a sample library on this machine alone. The report and the sample stay in .local/demo."""
+    tell = _TimedPrinter()
+    folder = LOCAL_FOLDER / "demo"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tell("starting a local AWS (MiniStack)")
     with start_ministack(log=folder / "ministack.log") as ministack:
         ministack.take_environ()
-        tell("deploying tables and artifacts through CloudFormation")
+        tell("deploying the tables and the artifacts bucket with CloudFormation")
         deployed = deploy_stacks(_load(HOME_LIBRARY), "local", boto3.Session(), tell=lambda line: tell(f"  {line}"))
         source = write_sample(folder / "site.db")
         tell(f"wrote a sample library to {_show(source)}")
@@ -117,7 +119,7 @@ def demo(_options: argparse.Namespace) -> int:
             "environment": "local",
             "bucket": deployed.bucket,
             "approval": "never",
-            "max_rejects": 2,  # the sample has an orphan and a date that is none
+            "max_rejects": 2,  # the sample has an orphan and an invalid date
         }
         tell(f"running `airflow dags test migrate_{HOME_LIBRARY}`")
         done = run_dag(f"migrate_{HOME_LIBRARY}", conf, tell=tell)
@@ -128,41 +130,39 @@ def demo(_options: argparse.Namespace) -> int:
 
 
 def deploy(options: argparse.Namespace) -> int:
-    """Both stacks, and what to type next."""
+    """Deploy both stacks, and say what to type next."""
     environment = _need(options, "environment", "make deploy ENVIRONMENT=dev")
     deployed = deploy_stacks(_load(options.mapping), environment, boto3.Session(), tell=print)
     print(f"bucket: {deployed.bucket}")
     print(f"policy for the role of Airflow's workers: {deployed.policy}")
-    print(f"next: make migrate SOURCE=/path/to/site.db ENVIRONMENT={environment}")
+    mapping = f" MAPPING={options.mapping}" if options.mapping else ""
+    print(f"next: make migrate{mapping} SOURCE=/path/to/site.db ENVIRONMENT={environment}")
     return 0
 
 
 def migrate(options: argparse.Namespace) -> int:
-    """One run of the migration DAG."""
+    """Run the migration DAG once."""
     usage = "make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev"
     conf = _read_conf(options.conf)
     _merge(conf, "environment", _need(options, "environment", usage))
     if options.resume:
         _merge(conf, "resume", options.resume)
-    if options.source or not options.resume:  # a resumed run reads its backup, not the source
-        source = _need(options, "source", usage)
-        _merge(conf, "source", _make_absolute(source))
+    if options.source or not options.resume:  # a resume reads the run's backup, not the source
+        _merge(conf, "source", _make_absolute(_need(options, "source", usage)))
     return _run("migrate", _load(options.mapping).name, conf)
 
 
 def rollback(options: argparse.Namespace) -> int:
-    """One run of the undo DAG."""
+    """Run the undo DAG once."""
     usage = "make rollback RUN=20260105T120000Z-0123abcd ENVIRONMENT=dev"
-    conf = _read_conf(options.conf)
+    conf = rename_old(RollbackParams, _read_conf(options.conf))
     _merge(conf, "environment", _need(options, "environment", usage))
     _merge(conf, "run", _need(options, "run", usage))
-    if place := conf.get("restore_source"):
-        conf["restore_source"] = _make_absolute(str(place))
     return _run("rollback", _load(options.mapping).name, conf)
 
 
 def audit(options: argparse.Namespace) -> int:
-    """The register of an environment, and whether everything it lists is as it was written."""
+    """Check the register of an environment and every artifact that it lists, and print all runs."""
     environment = _need(options, "environment", "make audit ENVIRONMENT=dev")
     mapping = _load(options.mapping).name
     client = boto3.client("s3", config=client_config())
@@ -176,42 +176,45 @@ def _find_bucket(environment: str, mapping: str) -> str:
 
 
 def _run(dag: str, mapping: str, conf: dict[str, Any]) -> int:
-    approval, environment = conf.get("approval", "auto"), conf["environment"]
-    asks = approval == "always" or (approval == "auto" and environment not in LOCAL_ENVIRONMENTS)
-    if asks and not conf.get("dry_run") and not conf.get("resume"):  # what is resumed was approved before
+    """Check the params of a run before anything is done with their values, then run the DAG."""
+    model: type[MigrateParams | RollbackParams] = MigrateParams if dag == "migrate" else RollbackParams
+    # Airflow's tasks check the name of the run: a wrong one gets the better answer, that there is no such run.
+    params = check_params(model, {name: value for name, value in conf.items() if name not in ("run", "resume")})
+    is_dry_run = isinstance(params, MigrateParams) and params.dry_run
+    if needs_approval(params.environment, params.approval, is_dry_run=is_dry_run, is_resume=bool(conf.get("resume"))):
         raise ParamsError(
-            f"A run in {environment} asks a person, and there is no Airflow UI here to answer in: look at the plan "
-            """with CONF='{"dry_run": true}', then say CONF='{"approval": "never"}', or trigger the DAG in Airflow."""
+            f"A run in {params.environment} asks a person, and without Airflow's UI nobody can answer: look at the "
+            """plan with CONF='{"dry_run": true}', then use CONF='{"approval": "never"}', or trigger the DAG in """
+            "Airflow."
         )
-    if not conf.get("bucket"):
-        conf["bucket"] = _find_bucket(environment, mapping)
-    # Not the run's name: a wrong one gets a better answer, that there is no such run.
-    given = {name: value for name, value in conf.items() if name not in ("run", "resume")}
-    check_params(MigrateParams if dag == "migrate" else RollbackParams, given)
-    tell = _Clock()
+    if isinstance(params, RollbackParams) and params.restore_to:
+        conf["restore_to"] = _make_absolute(params.restore_to)
+    if not params.bucket:
+        conf["bucket"] = check_params(model, {"bucket": _find_bucket(params.environment, mapping)}).bucket
+    tell = _TimedPrinter()
     tell(f"running `airflow dags test {dag}_{mapping}`")
     return _end(run_dag(f"{dag}_{mapping}", conf, tell=tell))
 
 
 def _end(done: AirflowRun) -> int:
-    print(f"Airflow's whole log: {_show(done.log)}")
+    print(f"Airflow's log: {_show(done.log)}")
     return 0 if done.succeeded else 1
 
 
-class _Clock:
+class _TimedPrinter:
     """Prints lines with the seconds since it was made."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
 
     def __call__(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody reads on; a migration under way goes on
+        with contextlib.suppress(BrokenPipeError):  # a migration goes on even if nobody reads its output
             print(f"[{time.monotonic() - self._start:5.1f} s] {line}", flush=True)
 
 
 def _save_report(done: AirflowRun, folder: Path) -> Path | None:
-    """Fetch the report that the run's log names, so that it can be opened when the local AWS is gone."""
-    found = [match for line in done.said if (match := REPORT.search(line))]
+    """Download the report that the run's log names, and return its place. The local AWS is about to end."""
+    found = [match for line in done.messages if (match := REPORT.search(line))]
     if not found:
         return None
     where = found[-1]
@@ -221,21 +224,21 @@ def _save_report(done: AirflowRun, folder: Path) -> Path | None:
 
 
 def _make_absolute(place: str) -> str:
-    """An address as Airflow's tasks understand it, which have a working folder of their own."""
+    """Return a path or s3:// address that means the same in Airflow's tasks, which work in another folder."""
     return place if place.startswith("s3://") else str(Path(place).absolute())
 
 
 def _load(name: str) -> Mapping:
     known = {mapping.name: mapping for mapping in load_mappings()}
     if (name or HOME_LIBRARY) not in known:
-        raise ParamsError(f"MAPPING={name}: there is no such mapping, known are {', '.join(known)}.")
+        raise ParamsError(f"There is no mapping {name}: set MAPPING to one of {', '.join(known)}.")
     return known[name or HOME_LIBRARY]
 
 
 def _need(options: argparse.Namespace, name: str, usage: str) -> str:
     value = str(getattr(options, name)).strip()
     if not value:
-        raise ParamsError(f"{name.upper()} is missing: {usage}")
+        raise ParamsError(f"{name.upper()} is missing: {usage}.")
     return value
 
 
@@ -243,17 +246,17 @@ def _read_conf(text: str) -> dict[str, Any]:
     try:
         conf = json.loads(text or "{}")
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ParamsError(f"CONF is not JSON ({error}): write it as CONF='{{\"max_rejects\": 2}}'.") from None
+        raise ParamsError(f"CONF is not valid JSON ({error}): write it as CONF='{{\"max_rejects\": 2}}'.") from None
     if not isinstance(conf, dict):
-        raise ParamsError("CONF is JSON, but not an object: write it as CONF='{\"max_rejects\": 2}'.")
+        raise ParamsError("CONF is not a JSON object: write it as CONF='{\"max_rejects\": 2}'.")
     return conf
 
 
 def _merge(conf: dict[str, Any], name: str, value: str) -> None:
     if conf.setdefault(name, value) != value:
-        raise ParamsError(f"{name} is {value} on the command line, but {conf[name]} in CONF: give it once.")
+        raise ParamsError(f"Param {name} is {value} on the command line, but {conf[name]} in CONF: give it once.")
 
 
 def _show(path: Path) -> str:
-    """A path as short as it can be typed here."""
+    """Return a path relative to the working folder if it is below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,7 +1,7 @@
-"""MiniStack as a child process: S3, DynamoDB, CloudFormation, IAM and STS on one loopback port, gone when we are gone.
+"""Run MiniStack as a child process: S3, DynamoDB, CloudFormation, IAM and STS on one loopback port.
 
-MiniStack pins an older botocore than ours, so it lives in an environment of its own and is only ever reached as a
-process (`.venv/bin/ministack`).
+MiniStack pins an older botocore than ours, so it is installed in an environment of its own and never imported. It ends
+when this process ends.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from accession.errors import AccessionError
 
 START_SECONDS = 30.0  # a start takes 0.5 s on two idle cores; a machine under full load still gets there
 STOP_SECONDS = 5.0
-ATTEMPTS = 3  # between our choosing a free port and MiniStack's binding it, somebody else may take it
+ATTEMPTS = 3  # another process may take the free port that we chose before MiniStack binds it
 SERVICES = "s3,dynamodb,cloudformation,iam,sts"
 
-# The child holds the reading end of a pipe and ends when the pipe closes, which the kernel does however we end: return,
-# exception, Ctrl-C or SIGKILL. No process group to hunt down, and it works outside Linux too.
+# The child reads from a pipe and ends when the pipe closes. The kernel closes it however we end: return, exception,
+# Ctrl-C or SIGKILL. This works outside Linux too, and leaves no process group to hunt down.
 _CHILD = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
@@ -37,7 +37,7 @@ main()
 
 @dataclass(frozen=True)
 class MiniStack:
-    """A running MiniStack: where it answers, and the environment that points boto3 at it."""
+    """A running MiniStack: its address, and the environment that points boto3 at it."""
 
     endpoint: str
     region: str
@@ -46,7 +46,7 @@ class MiniStack:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables boto3, the AWS CLI and Airflow's hooks need to talk to this MiniStack and to nothing else."""
+        """Return the variables that make boto3, the AWS CLI and Airflow's hooks talk to this MiniStack alone."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
@@ -55,12 +55,12 @@ class MiniStack:
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AIRFLOW_CONN_AWS_DEFAULT": "aws://",
-            # In lower case, the spelling that every client reads; a proxy cannot reach our loopback.
+            # A proxy cannot reach our loopback. Every client reads the lower-case spelling.
             "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1"))),
         }
 
     def take_environ(self) -> None:
-        """Point this process and its children at this MiniStack, and at no profile or endpoint that was set before."""
+        """Point this process and its children at this MiniStack, whatever profile or endpoint was set before."""
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(self.environ | {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull})
@@ -75,10 +75,10 @@ def start_ministack(
     region: str = "us-east-1",
     enforce_iam: bool = False,
 ) -> Iterator[MiniStack]:
-    """Run MiniStack on 127.0.0.1 until the block ends, however it ends; raises AccessionError when it will not start.
+    """Run MiniStack on 127.0.0.1 until the block ends, however it ends. Raises AccessionError if it does not start.
 
-    Without `port` a free one is found. State is in memory unless `persist` names a folder to keep it in. The log goes
-    to `log`, or to a temporary folder that ends with the process. With `enforce_iam` policies count, as on AWS.
+    Without `port` a free one is chosen. State is in memory, or in the folder `persist`. The log goes to the file `log`,
+    or to a temporary folder that is removed at the end. With `enforce_iam` policies are enforced as on AWS.
     """
     with tempfile.TemporaryDirectory(prefix="accession-ministack-") as scratch:
         log = log or Path(scratch) / "ministack.log"
@@ -101,7 +101,7 @@ def _start(port: int | None, environ: dict[str, str], log: Path) -> tuple[subpro
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environ | {"GATEWAY_PORT": str(chosen)},
-                start_new_session=True,  # Ctrl-C reaches us alone; we end the child in order
+                start_new_session=True,  # Ctrl-C must reach us alone; we end the child
             )
         try:
             if _wait_until_ready(process, chosen):
@@ -112,7 +112,7 @@ def _start(port: int | None, environ: dict[str, str], log: Path) -> tuple[subpro
         _stop(process)
         if attempt == ATTEMPTS - 1 or port:
             break
-    tail = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it wrote nothing"]
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
     raise AccessionError(f"MiniStack did not start on port {chosen}: {tail[0]} (full log: {log}).")
 
 
@@ -120,12 +120,12 @@ def _find_interpreter() -> Path:
     beside = Path(sys.executable).with_name("ministack")
     script = str(beside) if beside.exists() else shutil.which("ministack")
     if not script:
-        raise AccessionError("MiniStack is not installed beside this Python; run `make setup`.")
+        raise AccessionError("There is no ministack command beside this Python: run `make setup`.")
     return Path(script).resolve().with_name("python")
 
 
 def _child_environ(scratch: Path, persist: Path | None, region: str) -> dict[str, str]:
-    """Nothing of ours leaks in: no credentials, no PYTHONPATH (a plugin folder there would be imported)."""
+    """Return an environment without credentials of ours and without PYTHONPATH, which could name a plugin folder."""
     state = persist or scratch / "state"
     keep = "1" if persist else "0"
     return {
@@ -157,14 +157,14 @@ def _find_free_port() -> int:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """True once the child answers; False when it ended or the time is over."""
+    """Return True once the child answers, False if it ends or does not answer in time."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # no proxy, whatever the environment says
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # ignores proxies
         try:
             connection.request("GET", "/_ministack/ready")
             if connection.getresponse().status == 200:
-                # Had another taken the port, that other would have answered for a child that is dead.
+                # If another process took the port, that one answered, and our child is dead.
                 return process.poll() is None
         except OSError:
             pass
@@ -175,7 +175,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes], *, save: bool = False) -> None:
-    """End the child: asked first when it has state to save, killed at once when it has none."""
+    """End the child. It is asked first if it has state to save, and killed at once otherwise."""
     if save and process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""A sample home library: the SQLite file the Flask application would have, invented, the same on every machine.
+"""Write a sample home library: the SQLite file of the Flask application, with invented rows.
 
-Column types, constraints and the text of dates are SQLAlchemy's. Faker gives a few hundred names and sentences, and a
-seeded generator combines them, so that a million rows cost seconds.
+The rows are the same on every machine. Column types, constraints and the format of dates are SQLAlchemy's. Faker makes
+a few hundred names and sentences, and a seeded generator combines them, so a million rows take seconds.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from accession.errors import AccessionError, SourceError
 
 SEED = 20260105
-POOL = 400  # names and sentences taken from Faker; everything else is a combination of these
+POOL = 400  # names and sentences made by Faker; everything else is a combination of them
 
 SCHEMA = (
     "CREATE TABLE user (\n\tid INTEGER NOT NULL, \n\tusername VARCHAR(80) NOT NULL, \n\temail VARCHAR(120) NOT NULL, "
@@ -31,7 +31,7 @@ SCHEMA = (
     "\n\tFOREIGN KEY(book_id) REFERENCES book (id)\n)",
 )
 
-# Titles beyond ASCII and beyond the Basic Multilingual Plane: right to left, combining marks, emoji with joiners.
+# Titles outside ASCII and the Basic Multilingual Plane: right to left, combining marks, emoji with joiners.
 WORLD = (
     ("雪国", "川端康成"),
     ("백년의 고독", "가브리엘 가르시아 마르케스"),
@@ -53,10 +53,11 @@ ODD_DATE = "some day in spring"
 def write_sample(
     path: Path, *, users: int = 120, books: int = 200, user_books: int = 400, orphans: int = 1, odd: int = 1
 ) -> Path:
-    """Write a new SQLite file with so many rows and return its path; the same arguments give the same rows.
+    """Write a new SQLite file with the given numbers of rows and return its path.
 
-    `user_books` counts all of them: the last `odd` have a date that is none, the `orphans` before these a book that
-    does not exist. Never overwrites: raises SourceError when the file exists; AccessionError without Faker.
+    The same arguments give the same rows. Of the `user_books`, the last `odd` have an invalid date, and the `orphans`
+    before them refer to a book that does not exist. Raises SourceError if the file exists, as it never overwrites one,
+    and AccessionError without Faker.
     """
     if user_books > users * books:
         raise ValueError(f"{users} users and {books} books make at most {users * books} different pairs")
@@ -86,9 +87,9 @@ class _Words:
 
     def __init__(self) -> None:
         try:
-            from faker import Faker  # noqa: PLC0415 -- a development tool; only the sample needs it
+            from faker import Faker  # noqa: PLC0415 -- a development tool that only the sample needs
         except ImportError as error:
-            raise AccessionError("The sample library needs Faker, which is not installed; run `make setup`.") from error
+            raise AccessionError("The sample library needs Faker, which is not installed: run `make setup`.") from error
         faker = Faker("en_GB")
         faker.seed_instance(SEED)
         self.first = [faker.first_name() for _ in range(POOL)]
@@ -101,7 +102,7 @@ def _users(words: _Words, count: int) -> Iterator[tuple[Any, ...]]:
     draw = random.Random(SEED)  # noqa: S311 -- sample data
     for number in range(1, count + 1):
         name = f"{draw.choice(words.first)}.{draw.choice(words.last)}".lower().replace(" ", "") + str(number)
-        # The shape of werkzeug's default hash: 16 characters of salt, 64 bytes of scrypt output. Opens no door.
+        # Looks like werkzeug's default hash (16 characters of salt, 64 bytes of scrypt output); no password matches it.
         digest = hashlib.sha512(f"{SEED}/{number}".encode()).hexdigest()
         yield number, name, f"{name}@example.org", f"scrypt:32768:8:1${digest[:16]}${digest}"
 
@@ -132,14 +133,14 @@ def _make_isbn(number: int) -> str:
 
 
 def _user_books(users: int, books: int, count: int, orphans: int, odd: int) -> Iterator[tuple[Any, ...]]:
-    """Pairs that never repeat: each user walks through the books in steps that share no factor with their count."""
+    """Yield pairs that never repeat: each user takes the books in steps that are coprime to the number of books."""
     draw = random.Random(SEED + 2)  # noqa: S311
     stride = next(n for n in range(max(1, books * 5 // 8), 2 * books + 2) if math.gcd(n, books) == 1)
     for number in range(1, count + 1):
         user, turn = (number - 1) % users, (number - 1) // users
         book = (user * 7 + turn * stride) % books + 1
         status = draw.choice(STATUSES)
-        # 0 is "not rated yet" in the application, which is not the same as no value.
+        # The application stores 0 for "not rated yet", which differs from no value.
         rating = draw.randrange(1, 6) if status == "read" else draw.choice((0, None))
         added: str | None = _format_date(FIRST_DAY + timedelta(minutes=37 * number, microseconds=number % 997))
         if number % 19 == 0:
@@ -152,5 +153,5 @@ def _user_books(users: int, books: int, count: int, orphans: int, odd: int) -> I
 
 
 def _format_date(moment: datetime) -> str:
-    """As SQLAlchemy writes a DateTime to SQLite: a space, always six decimals, no zone."""
+    """Format a date as SQLAlchemy writes a DateTime to SQLite: a space, six decimals, no zone."""
     return moment.strftime("%Y-%m-%d %H:%M:%S.%f")

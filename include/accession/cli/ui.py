@@ -1,8 +1,8 @@
-"""Airflow with its UI on this machine, without Docker: `python -m accession.cli.ui [--port 8080]`, until Ctrl-C.
+"""Run Airflow with its UI on this machine, without Docker, until Ctrl-C: `python -m accession.cli.ui [--port 8080]`.
 
-An API server, a scheduler with local workers and a DAG processor, as processes that end with this one; SQLite for their
-metadata; a MiniStack with the tables and the bucket deployed; a sample library as the source. Starts afresh each time:
-what is to be kept belongs into the compose stack.
+It starts an API server, a scheduler with local workers and a DAG processor, which keep their metadata in SQLite; a
+MiniStack with the tables and the bucket deployed; and a sample library as the source. All of it ends with this process,
+and every start is a fresh one. Use the compose stack to keep runs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 
 import boto3
 
-from accession.cli.airflow_process import LOCAL, find_airflow, make_environ, prepare_home
+from accession.cli.airflow_process import LOCAL_FOLDER, find_airflow, make_environ, prepare_home
 from accession.cli.deploy import deploy_stacks
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
@@ -52,28 +52,30 @@ class Ui:
     home: Path
 
 
-class _Died(AccessionError):
-    """One of Airflow's processes has ended by itself."""
+class _ProcessEndedError(AccessionError):
+    """One of Airflow's processes ended by itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C or SIGTERM (0), or until a process dies (1)."""
+    """Serve until Ctrl-C or SIGTERM and return 0, or until a process of Airflow's ends and return 1."""
     parser = argparse.ArgumentParser(prog="python -m accession.cli.ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT, help="of the UI; another is taken when it is in use")
-    parser.add_argument("--folder", type=Path, default=LOCAL / "ui", help="where it lives; made anew at each start")
+    parser.add_argument("--port", type=int, default=PORT, help="of the UI; a free one if it is in use")
+    parser.add_argument("--folder", type=Path, default=LOCAL_FOLDER / "ui", help="of all files; emptied at each start")
     options = parser.parse_args(arguments)
     for ending in ENDING:
         signal.signal(ending, _interrupt)
     try:
         with _claim(options.folder), serve(options.folder.absolute(), options.port) as (ui, processes):
             _tell(f"\n  {ui.url}   user {ui.user}   password {ui.password}\n")
-            _tell("Trigger migrate_book_library there; as the sample library has two rows that cannot be migrated, set")
-            _tell("“Rejects allowed” to 2. Runs and their audit: Browse → Accession. Ctrl-C ends everything.")
+            _tell(
+                "Trigger migrate_book_library with “Rejects allowed” set to 2: two rows of the sample library cannot be"
+            )
+            _tell("migrated. The runs and their audit are under Browse → Accession. Ctrl-C ends everything.")
             while True:
                 _check(processes, ui.home)
                 time.sleep(1.0)
     except KeyboardInterrupt:
-        _tell("Stopped: nothing of it runs any more.")
+        _tell("Stopped. No process is left.")
         return 0
     except AccessionError as error:
         print(error, file=sys.stderr)
@@ -85,29 +87,29 @@ def _interrupt(*_: object) -> None:
 
 
 def _tell(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody reads on
+    with contextlib.suppress(BrokenPipeError):  # nobody reads the output any more
         print(line, flush=True)
 
 
 @contextlib.contextmanager
 def _claim(home: Path) -> Iterator[None]:
-    """Two at once would remove each other's files."""
+    """Lock the folder. Raises AccessionError if another UI uses it, as each start removes all files in it."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_name(f"{home.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AccessionError(f"another one runs in {home}: end it first.") from None
+            raise AccessionError(f"Another UI runs in {home}: end it first.") from None
         yield
 
 
 @contextlib.contextmanager
 def serve(home: Path, port: int) -> Iterator[tuple[Ui, dict[str, subprocess.Popen[bytes]]]]:
-    """Everything, ready for use, until the block ends. Raises AccessionError when a part of it will not start."""
+    """Run everything until the block ends. Raises AccessionError if a part does not start."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        _tell("starting a local AWS (MiniStack) and deploying tables and bucket")
+        _tell("starting a local AWS (MiniStack) and deploying the tables and the bucket")
         stack.enter_context(start_ministack(log=home / "ministack.log")).take_environ()
         mapping = load_mapping(MAPPINGS / "book_library.yaml")
         bucket = deploy_stacks(mapping, "local", boto3.Session(), tell=lambda line: None).bucket
@@ -135,7 +137,7 @@ def _choose_port(wanted: int) -> int:
 
 def _make_settings(ui: Ui) -> dict[str, str]:
     return {
-        # Writers wait for one another; SQLite's own five seconds are too few with several workers at once.
+        # Several workers write at the same time, and SQLite's default of five seconds is too short to wait for a lock.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{ui.home}/airflow.db?timeout=60",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",
@@ -154,10 +156,10 @@ def _make_settings(ui: Ui) -> dict[str, str]:
 
 
 def _prepare(ui: Ui, environ: Mapping[str, str]) -> None:
-    """The metadata database, made once on this machine, and the password."""
-    made = LOCAL / "airflow"
-    prepare_home(made, make_environ(made), _tell)
-    shutil.copy(made / "airflow.db", ui.home)
+    """Copy the metadata database, which is created once on this machine, and write the password."""
+    template = LOCAL_FOLDER / "airflow"
+    prepare_home(template, make_environ(template), _tell)
+    shutil.copy(template / "airflow.db", ui.home)
     passwords = Path(environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
     passwords.touch(mode=0o600)
     passwords.write_text(json.dumps({ui.user: ui.password}))
@@ -165,7 +167,7 @@ def _prepare(ui: Ui, environ: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _run_all(environ: Mapping[str, str], home: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Airflow's processes, each in a group of its own, which all end with the block."""
+    """Run Airflow's processes, each in a process group of its own, until the block ends."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in COMMANDS:
@@ -176,7 +178,7 @@ def _run_all(environ: Mapping[str, str], home: Path) -> Iterator[dict[str, subpr
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches us alone; we end the groups in order
+                    start_new_session=True,  # Ctrl-C must reach us alone; we end the groups
                 )
         yield processes
     finally:
@@ -188,7 +190,7 @@ def _run_all(environ: Mapping[str, str], home: Path) -> Iterator[dict[str, subpr
 
 
 def _end(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
-    """Ask all of them at once, and kill what has not ended in time, with all that they started."""
+    """Ask all process groups to end, then kill those that do not end in time."""
     for process in processes.values():
         _send(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
@@ -205,8 +207,11 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _make_ready(ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Wait until all answer, warm what the first task would wait for, make the pool, see the DAGs."""
-    _wait(lambda: _ask(ui, "GET", "/execution/health") is not None, "the API server", ui, processes)
+    """Wait until the API server answers and the DAGs are parsed, and create the pool.
+
+    The first request to the Execution API takes seconds; it is made here, so that no task waits for it.
+    """
+    _wait(lambda: _ask(ui, "GET", "/execution/health") is not None, "the processes", ui, processes)
     token = _ask(ui, "POST", "/auth/token", {"username": ui.user, "password": ui.password})["access_token"]
     _ask(ui, "POST", "/api/v2/pools", POOL, token)
     wanted = {f"migrate_{path.stem}" for path in find_mappings()}
@@ -217,32 +222,32 @@ def _make_ready(ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
     _wait(are_parsed, "the DAGs", ui, processes)
 
 
-def _wait(holds: Any, what: str, ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+def _wait(is_ready: Any, what: str, ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         _check(processes, ui.home)
         try:
-            if holds():
+            if is_ready():
                 return
         except OSError:  # not listening yet, or SQLite was busy
             pass
         if time.monotonic() > deadline:
-            raise AccessionError(f"after {START_SECONDS:.0f} s still waiting for {what}: read the logs in {ui.home}.")
+            raise AccessionError(f"After {START_SECONDS:.0f} s {what} are not ready: read the logs in {ui.home}.")
         time.sleep(0.5)
 
 
 def _check(processes: dict[str, subprocess.Popen[bytes]], home: Path) -> None:
     for name, process in processes.items():
         if process.poll() is not None:
-            raise _Died(f"Airflow's {name} ended with {process.returncode}: read {home / f'{name}.log'}.")
+            raise _ProcessEndedError(f"Airflow's {name} ended with {process.returncode}: read {home / f'{name}.log'}.")
 
 
 def _ask(ui: Ui, method: str, path: str, body: Any = None, token: str = "") -> Any:
-    """Airflow's answer. Raises OSError when there is none, or not a good one."""
+    """Send a request to Airflow and return its answer. Raises OSError if there is none, or its status is an error."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(ui.url + path, data, headers, method=method)  # noqa: S310 -- our own address
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy reaches our loopback
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
     with opener.open(request, timeout=30) as answer:
         return json.load(answer)
 

@@ -103,7 +103,7 @@ class DynamoDB:
             jitter=jitter,
         )
         self._reader = Reader(self._requests)
-        self._in_flight = in_flight
+        self._client, self._in_flight = client, in_flight
         self._close = weakref.finalize(self, self._runner.close, self._requests.close)
 
     def close(self) -> None:
@@ -115,6 +115,14 @@ class DynamoDB:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def fenced(
+        self, check: Callable[[], None], write_units_per_second: float | Callable[[], float] | None = None
+    ) -> "DynamoDB":
+        """Return another connection by the same client, which calls `check` before each write and keeps to the cap."""
+        return type(self)(
+            self._client, check=check, write_units_per_second=write_units_per_second, in_flight=self._in_flight
+        )
 
     @property
     def consumed_write_units(self) -> float:

@@ -6,7 +6,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from accession.artifacts import Manifest, SnapshotRef, Store, load_manifest, load_plan, load_report, run_path
+from accession.artifacts import Manifest, RunFolder, SnapshotRef, Store
 from accession.errors import StoreError
 from accession.items import TRANSFORM_VERSION
 from accession.mapping import Mapping
@@ -48,7 +48,7 @@ def start_run(
         rows=snapshot.rows,
         foreign_key_violations=snapshot.foreign_key_violations,
     )
-    parent = load_manifest(store, state.head) if state.head else None
+    parent = RunFolder(store, state.head).load_manifest() if state.head else None
     if parent is not None:
         expect_entities(store, mapping, parent.run)
     for _ in range(5):
@@ -69,7 +69,7 @@ def start_run(
             started_at=started.isoformat(),
             ended_at=datetime.now(UTC).isoformat(),
         )
-        if store.claim(run_path(manifest.run, "manifest.json"), manifest.dump()):
+        if store.claim(RunFolder(store, manifest.run).path("manifest.json"), manifest.dump()):
             logger.info(
                 "run %s: backup of %s bytes, SHA-256 %s, on top of %s",
                 manifest.run,
@@ -93,6 +93,7 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     if not same:
         return False
     # The plan says what was kept back while staging, the report what was met while writing.
-    plan, report = load_plan(store, head.run), load_report(store, head.run)
+    folder = RunFolder(store, head.run)
+    plan, report = folder.load_plan(), folder.load_report()
     kept_back = any(entity.kept_back for entity in plan.entities.values())
     return not kept_back and not any(entity.conflicts for entity in report.entities.values())

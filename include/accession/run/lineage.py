@@ -1,6 +1,6 @@
 """Which earlier run a run continues: the head that it was staged on, or the run that it resumes."""
 
-from accession.artifacts import Manifest, Store, load_manifest, load_plan
+from accession.artifacts import Manifest, RunFolder, Store
 from accession.commands import show_rollback
 from accession.errors import RefusedError
 from accession.mapping import Mapping
@@ -9,7 +9,7 @@ from accession.target import load_state, refuse_if_taken
 
 def list_entities(store: Store, run: str) -> list[str]:
     """The entities that a run was made of."""
-    return list(load_plan(store, run).entities)
+    return list(RunFolder(store, run).load_plan().entities)
 
 
 def expect_entities(store: Store, mapping: Mapping, run: str) -> list[str]:
@@ -17,7 +17,7 @@ def expect_entities(store: Store, mapping: Mapping, run: str) -> list[str]:
 
     Raises RefusedError unless the mapping still has each of them, in its table: else their items would be left behind.
     """
-    entities = load_plan(store, run).entities
+    entities = RunFolder(store, run).load_plan().entities
     gone = sorted(entities.keys() - set(mapping.order))
     if gone:
         raise RefusedError(
@@ -42,7 +42,7 @@ def check_resumable(store: Store, mapping: Mapping, run: str) -> Manifest:
         raise RefusedError(f"run {run} cannot be resumed: no run has the target open. Trigger a new run.")
     if state.open.run != run:
         refuse_if_taken(store, state, run)
-    manifest = load_manifest(store, run)
+    manifest = RunFolder(store, run).load_manifest()
     if manifest.mapping_sha256 != mapping.sha256:
         raise RefusedError(
             f"run {run} was staged by another version of the mapping {mapping.name} (SHA-256 "

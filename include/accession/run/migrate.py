@@ -13,26 +13,12 @@ from typing import Any, TypeVar
 
 import orjson
 
-from accession.artifacts import (
-    Change,
-    Execution,
-    Manifest,
-    Part,
-    StagedEntity,
-    Store,
-    WriteConflict,
-    execution_path,
-    load_staged_entity,
-    read_changes,
-    read_lines,
-    split_put,
-    started_path,
-)
+from accession.artifacts import Change, Execution, Part, StagedEntity, WriteConflict, split_put
 from accession.dynamodb import Delete, DynamoDB, Update
 from accession.errors import RefusedError
-from accession.items import ItemKey, KeySchema, Table, TypedItem, checksum_item
-from accession.mapping import Mapping
+from accession.items import ItemKey, TypedItem, checksum_item
 from accession.progress import Progress
+from accession.run.context import RunContext
 from accession.target import expect_open
 
 logger = logging.getLogger(__name__)
@@ -49,13 +35,11 @@ def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def migrate_part(
-    store: Store, mapping: Mapping, manifest: Manifest, name: str, number: int, dynamodb: DynamoDB
-) -> Execution:
+def migrate_part(run: RunContext, name: str, number: int, dynamodb: DynamoDB) -> Execution:
     """Write the puts and updates of one part. Safe to repeat. Raises RefusedError for conflicts under that policy."""
-    index = load_staged_entity(store, manifest.run, name)
+    index = run.folder.load_staged(name)
     part = index.parts[number]
-    execution = _PartExecution(store, mapping, manifest, index, part, "migrate", dynamodb)
+    execution = _PartExecution(run, index, part, "migrate", dynamodb)
     if part.put:
         execution.put_items()
     if part.update:
@@ -63,41 +47,32 @@ def migrate_part(
     return execution.finish()
 
 
-def remove_items(store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> list[Execution]:
+def remove_items(run: RunContext, dynamodb: DynamoDB) -> list[Execution]:
     """Delete what the change set deletes, children first. Safe to repeat."""
     executed = []
-    for name in reversed(mapping.order):
-        index = load_staged_entity(store, manifest.run, name)
+    for name in reversed(run.mapping.order):
+        index = run.folder.load_staged(name)
         for part in index.parts:
             if part.delete:
-                execution = _PartExecution(store, mapping, manifest, index, part, "remove", dynamodb)
+                execution = _PartExecution(run, index, part, "remove", dynamodb)
                 execution.delete_items()
                 executed.append(execution.finish())
     return executed
 
 
 class _PartExecution:
-    def __init__(
-        self,
-        store: Store,
-        mapping: Mapping,
-        manifest: Manifest,
-        index: StagedEntity,
-        part: Part,
-        step: str,
-        dynamodb: DynamoDB,
-    ) -> None:
-        expect_open(store, manifest.run)
-        self.store, self.manifest, self.index, self.part, self.step = store, manifest, index, part, step
-        self.dynamodb = dynamodb
-        self.table = Table(index.table, KeySchema((mapping.entities[index.entity].target.key,)))
+    def __init__(self, run: RunContext, index: StagedEntity, part: Part, step: str, dynamodb: DynamoDB) -> None:
+        expect_open(run.store, run.name)
+        self.run, self.index, self.part, self.step = run, index, part, step
+        self.dynamodb, self.table = dynamodb, run.find_table(index)
         self.conflicts: list[WriteConflict] = []
         self.written = self.already = 0
         self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
         self.read_before = dynamodb.consumed_read_units
         self.started_at = datetime.now(UTC).isoformat()
         # The mark is made before the first write: whoever finds it cannot know how far the other came.
-        self.is_first = store.claim(started_path(manifest.run, index.entity, part.part, step), self.started_at.encode())
+        mark = run.folder.path_of_mark(index.entity, part.part, step)
+        self.is_first = run.store.claim(mark, self.started_at.encode())
         total = part.delete if step == "remove" else part.put + part.update
         self.progress = Progress(f"{step} {index.entity} part {part.part}", total, "items", self._note)
 
@@ -113,7 +88,7 @@ class _PartExecution:
         self.written += self.dynamodb.put_items(self.table.name, puts, written=self.progress.add)
 
     def _puts(self) -> Iterator[tuple[str, bytes]]:
-        for line in read_lines(self.store, self.manifest.run, self.index.entity, self.part):
+        for line in self.run.folder.read_lines(self.index.entity, self.part):
             put = split_put(line)
             if put is not None:
                 yield put
@@ -169,7 +144,7 @@ class _PartExecution:
         return self.dynamodb.read_items(self.table, [_find_key(change) for change in changes])
 
     def _changes(self, op: str) -> Iterator[Change]:
-        changes = read_changes(self.store, self.manifest.run, self.index.entity, self.part)
+        changes = self.run.folder.read_changes(self.index.entity, self.part)
         return (change for change in changes if change.op == op)
 
     def _count_all(self, changes: list[Change], outcomes: Iterable[tuple[Update | Delete, bool]]) -> None:
@@ -220,9 +195,9 @@ class _PartExecution:
             started_at=self.started_at,
             ended_at=datetime.now(UTC).isoformat(),
         )
-        path = execution_path(self.manifest.run, self.index.entity, self.part.part, self.step)
-        self.store.put(path, executed.dump())
-        if self.conflicts and self.manifest.param("on_conflict") == "refuse":
+        path = self.run.folder.path_of_execution(self.index.entity, self.part.part, self.step)
+        self.run.store.put(path, executed.dump())
+        if self.conflicts and self.run.params.on_conflict == "refuse":
             first = self.conflicts[0]
             raise RefusedError(
                 f"{len(self.conflicts):,} items of {self.table.name} were changed by the application since they were "

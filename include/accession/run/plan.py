@@ -12,26 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts import (
-    Change,
-    Counts,
-    EntityPlan,
-    Manifest,
-    Plan,
-    StagedEntity,
-    Store,
-    find_plan,
-    list_rejects,
-    load_plan,
-    load_staged_entity,
-    read_changes,
-    run_path,
-)
+from accession.artifacts import Change, Counts, EntityPlan, Plan, StagedEntity, Store, list_rejects
 from accession.errors import RefusedError
-from accession.items import MASK, TypedItem
-from accession.mapping import Entity, Mapping
+from accession.items import MASK, TypedItem, show_row_key
+from accession.mapping import Entity
 from accession.progress import show_seconds
-from accession.run.lineage import list_entities
+from accession.run.context import RunContext
 
 # On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
 WRITE_PRICE = Decimal("0.625")
@@ -45,33 +31,33 @@ IMPORT_SAVES = Decimal(1)  # dollars from which another way of loading is worth 
 SAMPLES = 5
 
 
-def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
+def make_plan(run: RunContext) -> Plan:
     """Write `plan.json` and `rejects.csv`. Safe to repeat: an earlier attempt's plan stands.
 
     A plan that the policies refuse is written too, with the reason; see `refuse_plan`.
     """
     started = datetime.now(UTC).isoformat()
-    found = find_plan(store, manifest.run)
+    found = run.folder.find_plan()
     if found is not None:
         return found
-    indexes = {name: load_staged_entity(store, manifest.run, name) for name in mapping.order}
-    _write_rejects(store, manifest, indexes)
+    indexes = {name: run.folder.load_staged(name) for name in run.mapping.order}
+    _write_rejects(run, indexes)
     entities = {
         name: EntityPlan(
             table=index.table,
             counts=index.counts,
             rejects=index.rejects,
             kept_back=index.counts.kept_back + index.counts.rejected,
-            samples=list(islice(_sample(store, manifest, mapping.entities[name], index), SAMPLES)),
+            samples=list(islice(_sample(run, name, index), SAMPLES)),
         )
         for name, index in indexes.items()
     }
     counts = [index.counts for index in indexes.values()]
     write_units = sum(count.write_units for count in counts)
     read_units = sum(count.read_units + count.reread_units for count in counts)
-    rate = manifest.param("write_units_per_second") or NEW_TABLE_WRITE_UNITS
+    rate = run.params.write_units_per_second or NEW_TABLE_WRITE_UNITS
     plan = Plan(
-        run=manifest.run,
+        run=run.name,
         entities=entities,
         writes=sum(count.put + count.updated + count.deleted for count in counts),
         rejected=sum(count.rejected for count in counts),
@@ -81,12 +67,12 @@ def make_plan(store: Store, mapping: Mapping, manifest: Manifest) -> Plan:
         price_usd=price_units(write_units, read_units),
         seconds=round(write_units / rate, 1),
         records_changed=any(index.records_changed for index in indexes.values()),
-        refused=_find_refusal(store, manifest, counts),
+        refused=_find_refusal(run, counts),
         started_at=started,
         ended_at=datetime.now(UTC).isoformat(),
     )
-    store.claim(run_path(manifest.run, "plan.json"), plan.dump())
-    return load_plan(store, manifest.run)
+    run.store.claim(run.folder.path("plan.json"), plan.dump())
+    return run.folder.load_plan()
 
 
 def price_units(write_units: float, read_units: float) -> Decimal:
@@ -101,25 +87,25 @@ def refuse_plan(plan: Plan) -> None:
         raise RefusedError(plan.refused)
 
 
-def _find_refusal(store: Store, manifest: Manifest, counts: list[Counts]) -> str | None:
+def _find_refusal(run: RunContext, counts: list[Counts]) -> str | None:
     rejected = sum(count.rejected for count in counts)
     conflicts = sum(count.conflicts for count in counts)
-    allowed = manifest.param("max_rejects")
+    allowed = run.params.max_rejects
     if rejected > allowed:
         return (
             f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Mend the rows "
-            f"listed in {store.uri(run_path(manifest.run, 'rejects.csv'))}, or raise max_rejects."
+            f"listed in {run.folder.uri('rejects.csv')}, or raise max_rejects."
         )
-    if conflicts and manifest.param("on_conflict") == "refuse":
+    if conflicts and run.params.on_conflict == "refuse":
         return (
             f"{conflicts:,} items were changed in the target since we wrote them: nothing was written. They are the "
-            f"lines with op conflict in {store.uri(run_path(manifest.run, 'changes/'))}; set on_conflict to keep or "
+            f"lines with op conflict in {run.folder.uri('changes/')}; set on_conflict to keep or "
             "overwrite."
         )
     return None
 
 
-def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, StagedEntity]) -> None:
+def _write_rejects(run: RunContext, indexes: dict[str, StagedEntity]) -> None:
     """`rejects.csv`: where, why, whether the item migrated earlier stays, and what is new since the head."""
     with TemporaryDirectory(prefix="accession-") as folder:
         file = Path(folder) / "rejects.csv"
@@ -128,33 +114,34 @@ def _write_rejects(store: Store, manifest: Manifest, indexes: dict[str, StagedEn
             writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
             for name, index in indexes.items():
                 if any(index.rejects.values()):
-                    rejects = list_rejects(_fetch(store, index, folder), _fetch_head(store, manifest, name, folder))
+                    rejects = list_rejects(_fetch(run.store, index, folder), _fetch_head(run, name, folder))
                     for row, since in rejects:
                         held = "yes" if row.held else "no"
                         writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
-        store.upload(run_path(manifest.run, "rejects.csv"), file)
+        run.store.upload(run.folder.path("rejects.csv"), file)
 
 
 def _fetch(store: Store, index: StagedEntity, folder: str, name: str = "id_map.db") -> Path:
     return store.download(store.path(index.id_map), Path(folder) / name, index.id_map_sha256)
 
 
-def _fetch_head(store: Store, manifest: Manifest, entity: str, folder: str) -> Path | None:
-    if manifest.parent is None or entity not in list_entities(store, manifest.parent):
+def _fetch_head(run: RunContext, entity: str, folder: str) -> Path | None:
+    if run.head is None or entity not in run.head.load_plan().entities:
         return None
-    return _fetch(store, load_staged_entity(store, manifest.parent, entity), folder, "head.db")
+    return _fetch(run.store, run.head.load_staged(entity), folder, "head.db")
 
 
-def _sample(store: Store, manifest: Manifest, entity: Entity, index: StagedEntity) -> Iterator[str]:
+def _sample(run: RunContext, name: str, index: StagedEntity) -> Iterator[str]:
     """Changes as one line each, sensitive values masked."""
     for part in index.parts:
-        for change in read_changes(store, manifest.run, entity.name, part):
-            yield show_change(entity, change)
+        for change in run.folder.read_changes(name, part):
+            yield show_change(run.mapping.entities[name], change)
 
 
 def show_change(entity: Entity, change: Change) -> str:
     """One change in a line, sensitive values masked."""
-    head = f"{change.op} {change.old_key} → {change.key}" if change.key else f"{change.op} {change.old_key}"
+    shown = show_row_key(change.old_key)
+    head = f"{change.op} {shown} → {change.key}" if change.key else f"{change.op} {shown}"
     if change.op == "reject":
         return f"{head}: {change.reason}"
     if change.op == "update" and change.before and change.item:

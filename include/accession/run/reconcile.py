@@ -11,7 +11,6 @@ from accession.artifacts import (
     Change,
     Entry,
     EntryState,
-    Manifest,
     PartWriter,
     RejectedRow,
     add_entries,
@@ -19,18 +18,18 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.dynamodb import DynamoDB
 from accession.items import (
     ItemBuilder,
     ItemKey,
-    KeySchema,
     Prepared,
     Reject,
+    RowKey,
     Table,
     TypedItem,
     checksum_item,
     measure_item,
 )
+from accession.run.context import RunContext
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000
@@ -42,7 +41,7 @@ class Recorded(NamedTuple):
     """What the head says of a key."""
 
     generation: int
-    new_id: str
+    new_id: ItemKey
     identity: bytes
     checksum: bytes
     row_checksum: bytes | None
@@ -53,8 +52,8 @@ class Recorded(NamedTuple):
 class Pending(NamedTuple):
     """A change that waits for what the target holds. `prepared` is None for a delete."""
 
-    old_key: Any
-    new_id: str
+    old_key: RowKey
+    new_id: ItemKey
     entry: Entry
     recorded: Recorded | None
     prepared: Prepared | None
@@ -65,20 +64,19 @@ class Reconciler:
 
     def __init__(
         self,
+        run: RunContext,
         builder: ItemBuilder,
-        table: str,
-        manifest: Manifest,
-        dynamodb: DynamoDB,
+        table: Table,
         id_map: sqlite3.Connection,
         parts: PartWriter,
         attributes: set[str],
     ) -> None:
-        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, dynamodb, id_map, parts
+        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, run.dynamodb, id_map, parts
         self.entity = builder.entity
         self.ours = attributes | {builder.entity.target.key}
-        self.on_conflict, self.deletes = manifest.param("on_conflict"), manifest.param("deletes")
+        self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
         # The tables of a first run were found empty, unless the params say that something may be there.
-        self.reads_target = manifest.parent is not None or manifest.param("existing_items") == "keep"
+        self.reads_target = run.head is not None or run.params.existing_items == "keep"
         self.counts: Counter[str] = Counter()
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
@@ -131,7 +129,7 @@ class Reconciler:
         if not self.pending:
             return
         keys = [ItemKey(pending.new_id) for pending in self.pending]
-        found = self.dynamodb.read_items(Table(self.table, KeySchema((self.entity.target.key,))), keys)
+        found = self.dynamodb.read_items(self.table, keys)
         for pending, key in zip(self.pending, keys, strict=True):
             self._decide_one(pending, found.get(key))
         self.pending.clear()

@@ -9,27 +9,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from accession.artifacts import (
-    Change,
-    Manifest,
-    Part,
-    Rollback,
-    StagedEntity,
-    Store,
-    Undone,
-    find_conflicts,
-    load_staged_entity,
-    read_changes,
-    rollback_path,
-    run_path,
-    was_started,
-)
+from accession.artifacts import Change, Part, Rollback, StagedEntity, Store, Undone
 from accession.commands import show_rollback
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update
 from accession.errors import ConflictError, RefusedError
-from accession.items import ItemKey, KeySchema, Table, TypedItem, checksum_item
-from accession.mapping import Mapping
+from accession.items import ItemKey, TypedItem, checksum_item
 from accession.progress import Progress
+from accession.run.context import RunContext
 from accession.run.lineage import expect_entities
 from accession.run.migrate import READ_KEYS, split_batches
 from accession.target import LogRecord, State, append_record, load_state, reopen_head, take_over
@@ -53,28 +39,19 @@ def take_for_undo(store: Store, run: str) -> State:
     return reopen_head(store, run)
 
 
-def undo_run(
-    store: Store,
-    mapping: Mapping,
-    manifest: Manifest,
-    dynamodb: DynamoDB,
-    *,
-    epoch: int,
-    by: str,
-    accept_conflicts: bool = False,
-) -> Rollback:
+def undo_run(run: RunContext, dynamodb: DynamoDB, *, epoch: int, by: str, accept_conflicts: bool = False) -> Rollback:
     """Undo what the run wrote, prove it, write `rollback.json`, close the target and record it. Safe to repeat.
 
     Raises ConflictError when the application changed items since and that is not accepted: everything else is undone,
     the target stays open.
     """
-    undoing = _Undoing(store, mapping, manifest, dynamodb)
+    undoing = _Undoing(run, dynamodb)
     started = datetime.now(UTC).isoformat()
     units = dynamodb.consumed_write_units
     undoing.undo()
     undoing.prove()
     rollback = Rollback(
-        run=manifest.run,
+        run=run.name,
         by=by,
         entities=undoing.results(),
         conflicts=list(undoing.conflicts.values())[:LISTED],
@@ -84,39 +61,39 @@ def undo_run(
         started_at=started,
         ended_at=datetime.now(UTC).isoformat(),
     )
-    digest = store.put(rollback_path(manifest.run), rollback.dump())
+    digest = run.store.put(run.folder.path("rollback.json"), rollback.dump())
     is_undone = not undoing.conflicts or accept_conflicts
-    _record(store, manifest, epoch, by, len(undoing.conflicts), digest, is_undone)
+    _record(run, epoch, by, len(undoing.conflicts), digest, is_undone)
     if not is_undone:
-        raise ConflictError(_explain_conflicts(store, manifest, list(undoing.conflicts.values())))
+        raise ConflictError(_explain_conflicts(run, list(undoing.conflicts.values())))
     return rollback
 
 
-def _explain_conflicts(store: Store, manifest: Manifest, conflicts: list[dict[str, Any]]) -> str:
-    first = conflicts[0]
+def _explain_conflicts(run: RunContext, conflicts: list[dict[str, Any]]) -> str:
+    first, manifest = conflicts[0], run.manifest
     return (
         f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
-        f"kept. The first is {first['key']} in {first['table']}, all are in {store.uri(rollback_path(manifest.run))}. "
+        f"kept. The first is {first['key']} in {first['table']}, all are in {run.folder.uri('rollback.json')}. "
         "The target stays open. To close it and leave them as they are:\n"
         f"  {show_rollback(manifest.environment, manifest.run, manifest.mapping, accept_conflicts=True)}"
     )
 
 
-def _record(
-    store: Store, manifest: Manifest, epoch: int, by: str, conflicts: int, digest: str, is_undone: bool
-) -> LogRecord:
+def _record(run: RunContext, epoch: int, by: str, conflicts: int, digest: str, is_undone: bool) -> LogRecord:
+    store, manifest = run.store, run.manifest
+
     def change(state: State) -> dict[str, Any]:
         if not is_undone:
             return {}
         return {"closed": True, "head": manifest.parent if state.head == manifest.run else state.head}
 
     note = f"{conflicts:,} conflicts {'accepted' if is_undone else 'left'}" if conflicts else "proved"
-    artifacts = {rollback_path(manifest.run): digest}
+    artifacts = {run.folder.path("rollback.json"): digest}
     state = load_state(store)
     if state is not None and state.head != manifest.run:
         # It was never committed, so this may be the only record of it, or of what it wrote since the last one.
-        artifacts |= {path: store.hash(path) or "" for path in store.list(run_path(manifest.run))}
-        artifacts[f"backups/{manifest.snapshot.sha256}.db"] = manifest.snapshot.sha256
+        artifacts |= {path: store.hash(path) or "" for path in store.list(run.folder.path())}
+        artifacts[manifest.snapshot.path] = manifest.snapshot.sha256
     return append_record(
         store,
         action="undo",
@@ -131,19 +108,19 @@ def _record(
 
 
 class _Undoing:
-    def __init__(self, store: Store, mapping: Mapping, manifest: Manifest, dynamodb: DynamoDB) -> None:
-        self.store, self.mapping, self.manifest, self.dynamodb = store, mapping, manifest, dynamodb
-        state = load_state(store)
-        self.is_committed = state is not None and state.head == manifest.run  # then every part was executed
-        self.order = expect_entities(store, mapping, manifest.run)  # the mapping may have got more since
-        self.indexes = {name: load_staged_entity(store, manifest.run, name) for name in self.order}
+    def __init__(self, run: RunContext, dynamodb: DynamoDB) -> None:
+        self.run, self.dynamodb = run, dynamodb
+        state = load_state(run.store)
+        self.is_committed = state is not None and state.head == run.name  # then every part was executed
+        self.order = expect_entities(run.store, run.mapping, run.name)  # the mapping may have got more since
+        self.indexes = {name: run.folder.load_staged(name) for name in self.order}
         self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
         # What the writers left alone, as the application had changed the item: there is nothing to undo there.
         self.left = {
             (name, kept.key)
             for name in self.order
-            for kept in find_conflicts(store, manifest.run, name)
+            for kept in run.folder.find_write_conflicts(name)
             if kept.checksum is not None
         }
 
@@ -159,9 +136,7 @@ class _Undoing:
 
     def _executed_parts(self, name: str, step: str, op: str) -> Iterator[Part]:
         for part in reversed(self.indexes[name].parts):
-            if getattr(part, op) and (
-                self.is_committed or was_started(self.store, self.manifest.run, name, part.part, step)
-            ):
+            if getattr(part, op) and (self.is_committed or self.run.folder.was_begun(name, part.part, step)):
                 yield part
 
     def _undo_part(self, name: str, part: Part, op: str) -> None:
@@ -192,7 +167,7 @@ class _Undoing:
         self, index: StagedEntity, op: str, changes: list[Change]
     ) -> Iterator[tuple[Update | Delete | PutAbsent, bool]]:
         """The mirrored writes, each with whether its condition held."""
-        table = self._find_table(index)
+        table = self.run.find_table(index)
         match op:
             case "put":
                 deletes = (Delete(_find_key(change), change.item or {}) for change in changes)
@@ -204,15 +179,12 @@ class _Undoing:
                 puts = (PutAbsent(_find_key(change), change.before or {}) for change in changes)
                 yield from self.dynamodb.put_absent_items(table, puts)
 
-    def _find_table(self, index: StagedEntity) -> Table:
-        return Table(index.table, KeySchema((self.mapping.entities[index.entity].target.key,)))
-
     def _batches(self, index: StagedEntity, part: Part, op: str) -> Iterator[list[Change]]:
-        changes = read_changes(self.store, self.manifest.run, index.entity, part)
+        changes = self.run.folder.read_changes(index.entity, part)
         return split_batches((change for change in changes if change.op == op), READ_KEYS)
 
     def _read(self, index: StagedEntity, changes: list[Change]) -> dict[ItemKey, TypedItem]:
-        return self.dynamodb.read_items(self._find_table(index), [_find_key(change) for change in changes])
+        return self.dynamodb.read_items(self.run.find_table(index), [_find_key(change) for change in changes])
 
     def _conflict(self, index: StagedEntity, change: Change, held: TypedItem | None) -> None:
         reason = "deleted by the application since" if held is None else "changed by the application since"

@@ -18,69 +18,59 @@ from accession.artifacts import (
     RESOLVING,
     Counts,
     Entry,
-    Manifest,
     PartWriter,
+    RunFolder,
     StagedEntity,
-    Store,
     attach,
     compare_rejects,
     copy_tombstones,
     count_entries,
     create_id_map,
-    fetch_backup,
-    find_conflicts,
     finish_id_map,
     has_changed,
-    load_staged_entity,
     mark_conflicts,
-    run_path,
-    staged_entity_path,
 )
-from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.items import ItemBuilder, Orphan, Reject, is_same_thing, is_unicode
 from accession.mapping import Entity
-from accession.mapping import Mapping as EntityMapping
 from accession.progress import Progress
-from accession.run.lineage import list_entities
+from accession.run.context import RunContext
 from accession.run.reconcile import Pending, Reconciler, Recorded
 from accession.source import explaining, find_affinity, open_snapshot, quote
 from accession.target import load_state
 
 
-def stage_entity(
-    store: Store, mapping: EntityMapping, manifest: Manifest, name: str, id_maps: Mapping[str, str], dynamodb: DynamoDB
-) -> StagedEntity:
-    """Write the ID map and the change set of one entity. `id_maps` are the S3 URIs of its parents' maps.
+def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> StagedEntity:
+    """Write the ID map and the change set of one entity. `id_maps` are the S3 addresses of its parents' maps.
 
     Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError
     while the target is open by this very run.
     """
-    if store.has(staged_entity_path(manifest.run, name)):
-        return load_staged_entity(store, manifest.run, name)
-    state = load_state(store)
-    if state is not None and state.open is not None and state.open.run == manifest.run:
-        raise RefusedError(f"run {manifest.run} has the target open: it cannot be staged again; resume or undo it.")
-    if manifest.unchanged and manifest.parent is not None:
-        index = _repeat_head(store, manifest, name)
+    found = run.folder.find_staged(name)
+    if found is not None:
+        return found
+    state = load_state(run.store)
+    if state is not None and state.open is not None and state.open.run == run.name:
+        raise RefusedError(f"run {run.name} has the target open: it cannot be staged again; resume or undo it.")
+    if run.manifest.unchanged and run.head is not None:
+        staged = _repeat_head(run.head, name)
     else:
         with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-            staging = _Staging(store, mapping, manifest, name, dynamodb, Path(folder))
-            with staging.files, explaining(Path(manifest.source)):
-                index = staging.stage(id_maps)
-    store.claim(staged_entity_path(manifest.run, name), index.dump())
-    return load_staged_entity(store, manifest.run, name)
+            staging = _Staging(run, name, Path(folder))
+            with staging.files, explaining(Path(run.manifest.source)):
+                staged = staging.stage(id_maps)
+    run.store.claim(run.folder.path_of_staged(name), staged.dump())
+    return run.folder.load_staged(name)
 
 
-def _repeat_head(store: Store, manifest: Manifest, name: str) -> StagedEntity:
+def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
     """Nothing changed since the head: no parts, and the head's ID map stands."""
-    assert manifest.parent is not None
     now = datetime.now(UTC).isoformat()
-    head = load_staged_entity(store, manifest.parent, name)
-    rows = head.counts.source_rows
-    return head.model_copy(
+    staged = head.load_staged(name)
+    rows = staged.counts.source_rows
+    return staged.model_copy(
         update={
-            "counts": Counts(source_rows=rows, unchanged=rows, adjusted=head.counts.adjusted),
+            "counts": Counts(source_rows=rows, unchanged=rows, adjusted=staged.counts.adjusted),
             "records_changed": False,
             "rejects": {"new": 0, "remaining": 0, "resolved": 0},
             "parts": [],
@@ -91,14 +81,13 @@ def _repeat_head(store: Store, manifest: Manifest, name: str) -> StagedEntity:
 
 
 class _Staging:
-    def __init__(
-        self, store: Store, mapping: EntityMapping, manifest: Manifest, name: str, dynamodb: DynamoDB, folder: Path
-    ) -> None:
-        self.store, self.manifest, self.name, self.dynamodb, self.folder = store, manifest, name, dynamodb, folder
-        self.entity: Entity = mapping.entities[name]
-        self.table = self.entity.table(manifest.environment)
-        self.builder = ItemBuilder(self.entity, mapping, manifest.namespace)
-        self.now = manifest.started_at
+    def __init__(self, run: RunContext, name: str, folder: Path) -> None:
+        self.run, self.name, self.folder = run, name, folder
+        self.store, self.manifest, self.dynamodb = run.store, run.manifest, run.dynamodb
+        self.entity: Entity = run.mapping.entities[name]
+        self.table = run.map_table(name)
+        self.builder = ItemBuilder(self.entity, run.mapping, run.manifest.namespace)
+        self.now = run.manifest.started_at
         self.files = ExitStack()  # open until staging ends, wherever it ends
         self.shares_identity = True
         self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
@@ -109,7 +98,7 @@ class _Staging:
         read_before = self.dynamodb.consumed_read_units
         head = self._fetch_head()
         snapshot = self.files.enter_context(
-            closing(open_snapshot(fetch_backup(self.store, self.manifest, self.folder)))
+            closing(open_snapshot(self.run.folder.fetch_backup(self.manifest, self.folder)))
         )
         for parent, uri in id_maps.items():
             attach(
@@ -123,14 +112,12 @@ class _Staging:
         table = quote(self.entity.source.table)
         rows: int = snapshot.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0]
         lines = rows + (count_entries(head) if head else 0)
-        per_part = max(int(self.manifest.param("rows_per_part")), -(-lines // MAX_PARTS))
+        per_part = max(self.run.params.rows_per_part, -(-lines // MAX_PARTS))
         map_file = self.folder / f"{self.name}.db"
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
         id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
-        parts = self.files.enter_context(PartWriter(self.store, self.manifest.run, self.name, per_part, self.folder))
-        self.reconciler = Reconciler(
-            self.builder, self.table, self.manifest, self.dynamodb, id_map, parts, self.attributes
-        )
+        parts = self.files.enter_context(PartWriter(self.folder / f"{self.name}.jsonl.gz", per_part, self._upload_part))
+        self.reconciler = Reconciler(self.run, self.builder, self.table, id_map, parts, self.attributes)
         self.parents = snapshot
         progress = Progress(f"stage {self.name}", rows, "rows")
 
@@ -148,12 +135,14 @@ class _Staging:
         finish_id_map(id_map)
         progress.finish()
 
-        map_path = run_path(self.manifest.run, f"id_map/{self.name}.db")
+        map_path = self.run.folder.path_of_id_map(self.name)
         digest = self.store.upload(map_path, map_file)
         written = parts.close()
         return StagedEntity(
             entity=self.name,
-            table=self.table,
+            table=self.table.name,
+            key=self.table.key,
+            indexes=dict(self.entity.indexes),
             counts=Counts(
                 source_rows=rows,
                 read_units=self.dynamodb.consumed_read_units - read_before,
@@ -170,14 +159,17 @@ class _Staging:
             ended_at=datetime.now(UTC).isoformat(),
         )
 
+    def _upload_part(self, number: int, file: Path) -> str:
+        return self.store.upload(self.run.folder.path_of_part(self.name, number), file)
+
     def _fetch_head(self) -> Path | None:
-        if self.manifest.parent is None or self.name not in list_entities(self.store, self.manifest.parent):
+        if self.run.head is None or self.name not in self.run.head.load_plan().entities:
             return None
-        index = load_staged_entity(self.store, self.manifest.parent, self.name)
-        self.shares_identity = bool(set(index.identity) & set(self.entity.identity))
-        self.attributes |= set(index.attributes)
-        head = self.store.download(self.store.path(index.id_map), self.folder / "head.db", index.id_map_sha256)
-        met = find_conflicts(self.store, self.manifest.parent, self.name)
+        staged = self.run.head.load_staged(self.name)
+        self.shares_identity = bool(set(staged.identity) & set(self.entity.identity))
+        self.attributes |= set(staged.attributes)
+        head = self.store.download(self.store.path(staged.id_map), self.folder / "head.db", staged.id_map_sha256)
+        met = self.run.head.find_write_conflicts(self.name)
         mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
         return head
 

@@ -18,24 +18,11 @@ from sqlite3 import Connection
 
 import orjson
 
-from accession.artifacts import (
-    PROBLEMS,
-    Manifest,
-    Problem,
-    Store,
-    Verification,
-    find_conflicts,
-    load_staged_entity,
-    open_id_map,
-    problems_path,
-    read_changes,
-    verification_path,
-)
-from accession.dynamodb import DynamoDB
+from accession.artifacts import PROBLEMS, Problem, Verification, open_id_map
 from accession.errors import VerificationError
-from accession.items import ItemKey, KeySchema, Table, TypedItem, checksum_items
-from accession.mapping import Mapping
+from accession.items import ItemKey, TypedItem, checksum_items
 from accession.progress import Progress
+from accession.run.context import RunContext
 from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, find_bucket, fingerprint_buckets
 from accession.run.lookups import LOOK_UPS, ask_indexes
 from accession.run.migrate import split_batches
@@ -48,30 +35,28 @@ CHECKSUM_BYTES = 32
 LISTED = 100  # problems in the JSON; all of them are in the .jsonl.gz beside it
 
 
-def verify_entity(store: Store, mapping: Mapping, manifest: Manifest, name: str, dynamodb: DynamoDB) -> Verification:
+def verify_entity(run: RunContext, name: str) -> Verification:
     """Prove one table and write `verification/<entity>.json`. Read-only on the table.
 
     Raises VerificationError naming keys when an item that this run wrote is missing or other than it should be, when a
     first run into empty tables meets items that are not ours, or when an index does not find an item.
     """
-    expect_open(store, manifest.run)
+    expect_open(run.store, run.name)
     with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-        result = _Verifying(store, mapping, manifest, name, dynamodb, Path(folder)).verify()
-    store.put(verification_path(manifest.run, name), result.dump())
+        result = _Verifying(run, name, Path(folder)).verify()
+    run.store.put(run.folder.path_of_verification(name), result.dump())
     if not result.ok:
         raise VerificationError(result.reason)
     return result
 
 
 class _Verifying:
-    def __init__(
-        self, store: Store, mapping: Mapping, manifest: Manifest, name: str, dynamodb: DynamoDB, folder: Path
-    ) -> None:
-        self.store, self.manifest, self.dynamodb, self.folder = store, manifest, dynamodb, folder
-        self.entity = mapping.entities[name]
-        self.index = load_staged_entity(store, manifest.run, name)
-        self.table = Table(self.index.table, KeySchema((self.entity.target.key,)))
-        self.kept = {kept.key: kept for kept in find_conflicts(store, manifest.run, name)}
+    def __init__(self, run: RunContext, name: str, folder: Path) -> None:
+        self.run, self.store, self.dynamodb, self.folder = run, run.store, run.dynamodb, folder
+        self.entity = run.mapping.entities[name]
+        self.index = run.folder.load_staged(name)
+        self.table = run.find_table(self.index)
+        self.kept = {kept.key: kept for kept in run.folder.find_write_conflicts(name)}
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
         self.listed: list[Problem] = []
         self.samples: dict[str, TypedItem] = {}
@@ -104,8 +89,8 @@ class _Verifying:
         id_map.close()
         self._name_attributes()
         self.progress.finish()
-        self.store.upload(problems_path(self.manifest.run, self.entity.name), problems)
-        look_ups, lost = ask_indexes(self.dynamodb, self.entity, self.index.table, list(self.samples.values()))
+        self.store.upload(self.run.folder.path_of_problems(self.entity.name), problems)
+        look_ups, lost = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
         reason = self._judge(lost)
         return Verification(
             entity=self.entity.name,
@@ -224,7 +209,7 @@ class _Verifying:
         differing: dict[str, str] = {}
         items = self.dynamodb.read_items(self.table, [ItemKey(key) for key in self.mismatched])
         for part in self.index.parts:
-            for change in read_changes(self.store, self.manifest.run, self.entity.name, part):
+            for change in self.run.folder.read_changes(self.entity.name, part):
                 found = items.get(ItemKey(change.key or ""))
                 if found is not None and change.item is not None and change.key:
                     names = sorted(n for n in found.keys() | change.item if found.get(n) != change.item.get(n))
@@ -237,7 +222,7 @@ class _Verifying:
         ]
 
     def _judge(self, lost: list[str]) -> str | None:
-        refuses_others = self.manifest.parent is None and self.manifest.param("existing_items") == "refuse"
+        refuses_others = self.run.head is None and self.run.params.existing_items == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
         if not any(self.counts[kind] for kind in fatal) and not lost:
             return None
@@ -245,7 +230,7 @@ class _Verifying:
         keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + lost[:5]
         return (
             f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. "
-            f"All are in {self.store.uri(problems_path(self.manifest.run, self.entity.name))}."
+            f"All are in {self.store.uri(self.run.folder.path_of_problems(self.entity.name))}."
         )
 
 

@@ -2,9 +2,10 @@
 
 from accession.source.database import check_source, explaining, find_affinity, quote
 from accession.source.restore import restore_source
-from accession.source.snapshot import open_snapshot, source_changed, take_snapshot
+from accession.source.snapshot import SourceDrift, open_snapshot, source_changed, take_snapshot
 
 __all__ = [
+    "SourceDrift",
     "check_source",
     "explaining",
     "find_affinity",

@@ -2,6 +2,7 @@
 
 from accession.target.fence import Fence, settle
 from accession.target.ownership import expect_open, open_target, refuse_if_taken, reopen_head, take_over
+from accession.target.seal import seal_target, unseal_target
 from accession.target.state import (
     NO_HASH,
     PATH,
@@ -35,6 +36,8 @@ __all__ = [
     "refuse_if_taken",
     "reopen_head",
     "roll_forward",
+    "seal_target",
     "settle",
     "take_over",
+    "unseal_target",
 ]

@@ -1,5 +1,5 @@
 (() => {
-  // Inside Airflow's frame: take over its theme, and open links to Airflow in Airflow, which the frame alone may not.
+  // In Airflow's frame: follow its theme, and open links to Airflow in the outer window, which the frame itself may not.
   if (parent === window) return;
   let outer;
   try { outer = parent.document; } catch { return; }

@@ -1,7 +1,7 @@
-"""The targets that the audit pages may show: addresses are checked here, against Airflow's runs and the mappings.
+"""The targets that the audit pages may show. Every address is checked against the mappings and Airflow's runs.
 
-A part of an address reaches S3 only after it was checked: the mapping is one of ours, the bucket one that Airflow or a
-run of the DAG names, and all others match their patterns.
+A part of an address reaches S3 only after this check: the mapping is one of ours, the bucket is one that this
+deployment or a run of the DAG names, and the rest match their patterns.
 """
 
 import os
@@ -24,15 +24,15 @@ from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
 from accession_airflow.aws import connect_s3
 from accession_airflow.job import BUCKET_VARIABLE
 
-CLIENT_SECONDS = 300  # after which the connection is read anew
+CLIENT_SECONDS = 300  # the Airflow connection is read again after this
 
 
 class NotFoundError(AccessionError):
-    """The address names nothing that may be shown."""
+    """There is nothing at this address that may be shown."""
 
 
 class AuditTarget(NamedTuple):
-    """A target whose address was checked."""
+    """A target whose address is checked."""
 
     dag_id: str
     mapping: Mapping
@@ -40,7 +40,7 @@ class AuditTarget(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Its pages below the prefix."""
+        """The path of its pages, below the plugin's prefix."""
         return f"/{self.dag_id}/{self.store.bucket}/{self.store.environment}"
 
 
@@ -49,10 +49,10 @@ def find_target(
     bucket: Annotated[str, Path(pattern=BUCKET)],
     environment: Annotated[str, Path(pattern=ENVIRONMENT)],
 ) -> AuditTarget:
-    """The target of an address. Raises NotFoundError."""
+    """Return the target of an address. Raises NotFoundError if it may not be shown."""
     mapping = index_mappings().get(dag_id)
     if mapping is None or bucket not in _find_buckets(mapping):
-        raise NotFoundError(f"there is no target {dag_id} in bucket {bucket} here: see the list of targets.")
+        raise NotFoundError(f"There is no target {dag_id} in bucket {bucket}: see the list of targets.")
     return AuditTarget(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
 
 
@@ -62,23 +62,23 @@ RunName = Annotated[str, Path(pattern=RUN)]
 
 @cache
 def index_mappings() -> dict[str, Mapping]:
-    """DAG id → mapping."""
+    """Return the mappings by the ids of their migration DAGs."""
     return {f"migrate_{mapping.name}": mapping for mapping in load_mappings()}
 
 
 def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
-    """Bucket and environment of each target of a mapping."""
+    """Yield bucket and environment of each target of a mapping."""
     client = _make_client(_count_period())
     for bucket in _find_buckets(mapping):
         try:
             environments = list_environments(client, bucket, mapping.name)
-        except StoreError:  # a run was given a bucket that is no more
+        except StoreError:  # a run named a bucket that no longer exists
             continue
         yield from ((bucket, environment) for environment in environments if re.fullmatch(ENVIRONMENT, environment))
 
 
 def find_address(mapping: Mapping, dag_id: str, run_id: str) -> list[str] | None:
-    """The address of the run that a run of Airflow made, or undid; None where it has made none yet. Unchecked."""
+    """Return the address of the run that a run of Airflow made or undid; None if it made none yet. Unchecked."""
     with create_session() as session:
         conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
         query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="backup", key="run")
@@ -92,7 +92,7 @@ def find_address(mapping: Mapping, dag_id: str, run_id: str) -> list[str] | None
 
 
 def _find_buckets(mapping: Mapping) -> list[str]:
-    """The buckets that may be read: this deployment's own, and those that runs of the DAGs were given."""
+    """Return the buckets that may be read: this deployment's own, and those named by runs of the DAGs."""
     dags = (f"migrate_{mapping.name}", f"rollback_{mapping.name}")
     query = select(DagRun.conf).where(DagRun.dag_id.in_(dags)).order_by(DagRun.id.desc()).limit(500)
     with create_session() as session:

@@ -1,0 +1,177 @@
+"""Watch a run that has not ended: how far each step has come, from what the run has left on S3 so far. Read-only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from accession.artifacts import RunFolder, StagedEntity, Store
+from accession.audit.hash_chain import IN_FLIGHT
+from accession.audit.history import RunDocuments
+from accession.mapping import Mapping
+from accession.threads import run_all
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """A step of a run, as far as it has come; `done` and `total` count its parts."""
+
+    name: str
+    state: Literal["done", "at work", "waiting"]
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run has come: its steps, and the items written of all that its change set puts or updates."""
+
+    steps: list[StepProgress]
+    written: int
+    total: int
+    per_second: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step before it is known whether it could start. `parents` are steps of the same stage that come first."""
+
+    name: str
+    done: int
+    total: int = 1
+    note: str = ""
+    parents: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Writes:
+    """The parts and items of an entity: all of them, those begun, and those written."""
+
+    parts: int = 1  # until the entity is staged, nobody knows how many
+    parts_begun: int = 0
+    parts_done: int = 0
+    items: int = 0
+    items_done: int = 0
+
+    @property
+    def note(self) -> str:
+        if not self.items:
+            return ""
+        at_work = self.parts_begun - self.parts_done
+        return f"{self.items_done:,} of {self.items:,} items" + (f", {at_work:,} parts at work" if at_work > 0 else "")
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """What a run has left so far."""
+
+    mapping: Mapping
+    documents: RunDocuments
+    staged: dict[str, StagedEntity]
+    marks: set[str]  # paths below progress/: a part leaves one when it begins and one when it is done
+    writes: dict[str, _Writes]  # of staged entities
+
+
+def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: datetime | None = None) -> RunProgress:
+    """Find out how far a run has come. `documents` are those that it has left so far."""
+    traces = _find_traces(store, mapping, documents)
+    stages = [
+        ("", _watch_backup(traces)),
+        ("stage.", _watch_staging(traces)),
+        ("", _watch_plan(traces)),
+        ("", _watch_opening(traces)),
+        ("migrate.", _watch_writing(traces)),
+        ("verify.", _watch_verification(traces)),
+    ]
+    written = sum(writes.items_done for writes in traces.writes.values())
+    total = sum(writes.items for writes in traces.writes.values())
+    seconds = _measure_writing(store, traces.marks, now or datetime.now(UTC))
+    per_second = written / seconds if seconds else 0.0
+    return RunProgress(
+        steps=judge_steps(stages),
+        written=written,
+        total=total,
+        per_second=per_second,
+        seconds_left=(total - written) / per_second if per_second else None,
+    )
+
+
+def _find_traces(store: Store, mapping: Mapping, documents: RunDocuments) -> _Traces:
+    folder = RunFolder(store, documents.manifest.run)
+    staged = {name: entity for name in mapping.order if (entity := folder.find_staged(name)) is not None}
+    marks = set(store.list(folder.path("progress/")))
+    writes = {name: _count_writes(folder, name, entity, marks) for name, entity in staged.items()}
+    return _Traces(mapping, documents, staged, marks, writes)
+
+
+def _watch_backup(traces: _Traces) -> list[Step]:
+    """The backup is done: without it there would be no manifest, and no run to watch."""
+    return [Step("backup", 1, note=f"{traces.documents.manifest.snapshot.bytes:,} bytes")]
+
+
+def _watch_staging(traces: _Traces) -> list[Step]:
+    mapping, rows = traces.mapping, traces.documents.manifest.snapshot.rows
+    return [
+        Step(
+            name,
+            done=int(name in traces.staged),
+            note=f"{rows.get(mapping.entities[name].source.table, 0):,} rows",
+            parents=mapping.parents[name],
+        )
+        for name in mapping.order
+    ]
+
+
+def _watch_plan(traces: _Traces) -> list[Step]:
+    plan = traces.documents.plan
+    return [Step("plan", int(plan is not None), note=f"{plan.writes:,} items to write" if plan else "")]
+
+
+def _watch_opening(traces: _Traces) -> list[Step]:
+    is_open = traces.documents.is_open
+    return [Step("open_run", int(is_open), note="" if is_open else "after approval, if the run needs one")]
+
+
+def _watch_writing(traces: _Traces) -> list[Step]:
+    steps = []
+    for name in traces.mapping.order:
+        writes = traces.writes.get(name, _Writes())
+        steps.append(Step(name, writes.parts_done, writes.parts, writes.note, traces.mapping.parents[name]))
+    return steps
+
+
+def _watch_verification(traces: _Traces) -> list[Step]:
+    verified = {verification.entity for verification in traces.documents.verifications}
+    return [Step(name, int(name in verified)) for name in traces.mapping.order]
+
+
+def judge_steps(stages: list[tuple[str, list[Step]]]) -> list[StepProgress]:
+    """Say of each step whether it is done, at work or waiting for earlier stages or its parents."""
+    judged: list[StepProgress] = []
+    is_ready = True
+    for prefix, steps in stages:
+        done = {step.name for step in steps if step.done >= step.total}
+        for step in steps:
+            can_start = is_ready and done.issuperset(step.parents)
+            state: Literal["done", "at work", "waiting"] = (
+                "done" if step.name in done else "at work" if can_start else "waiting"
+            )
+            judged.append(StepProgress(f"{prefix}{step.name}", state, step.done, step.total, step.note))
+        is_ready = is_ready and len(done) == len(steps)
+    return judged
+
+
+def _count_writes(folder: RunFolder, name: str, entity: StagedEntity, marks: set[str]) -> _Writes:
+    done = [part for part in entity.parts if folder.path_of_execution(name, part.part) in marks]
+    begun = sum(folder.path_of_mark(name, part.part) in marks for part in entity.parts)
+    items, items_done = (sum(part.put + part.update for part in parts) for parts in (entity.parts, done))
+    return _Writes(len(entity.parts), begun, len(done), items, items_done)
+
+
+def _measure_writing(store: Store, marks: set[str], now: datetime) -> float | None:
+    """Return the seconds since the first part began, at least one; None if none began."""
+    begun = sorted(path for path in marks if path.endswith(".migrate.started"))
+    times = [found.data.decode() for _, found in run_all(begun[:IN_FLIGHT], store.find, IN_FLIGHT) if found]
+    return max((now - datetime.fromisoformat(min(times))).total_seconds(), 1.0) if times else None

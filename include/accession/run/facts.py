@@ -1,0 +1,158 @@
+"""The facts of a run: what it has left in its folder, and the report made of them."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from accession.artifacts import Amount, EntityReport, Execution, Report, Status, Step
+from accession.run.context import RunContext
+from accession.run.plan import price_units
+
+PEEKED_BYTES = 256 * 1024  # of rejects.csv: the page shows the first ones only
+PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
+
+
+class RunFacts:
+    """What lies in the folder of a run now."""
+
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        folder, entities = run.folder, run.mapping.order
+        reports = ("/report.json", "/report.html")
+        self.paths = [path for path in run.store.list(folder.path()) if not path.endswith(reports)]
+        self.plan = folder.find_plan()
+        self.rollback = folder.find_rollback()
+        self.staged = {name: staged for name in entities if (staged := folder.find_staged(name)) is not None}
+        self.verifications = folder.find_verifications(entities)
+        self.executions = list(self._load_executions())
+        head = run.store.peek(folder.path("rejects.csv"), PEEKED_BYTES)
+        self.rejects_csv = head[: head.rfind(b"\n") + 1]
+
+    def _load_executions(self) -> Iterator[tuple[str, Execution]]:
+        for path in self.paths:
+            if "/progress/" in path and path.endswith(".json"):
+                step = path.removesuffix(".json").rsplit(".", 1)[1]
+                yield step, self.run.store.get_document(path, Execution)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a part was begun, so that something of it may be in the tables."""
+        return any(path.endswith(".started") for path in self.paths)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the last proof of every entity held. A task that a person marked as a success proves nothing."""
+        names = self.run.mapping.order
+        return all(name in self.verifications and self.verifications[name].ok for name in names)
+
+    @property
+    def records_changed(self) -> bool:
+        """Whether the ID maps say something that the head's do not."""
+        return any(staged.records_changed for staged in self.staged.values())
+
+    def build_report(
+        self,
+        *,
+        status: Status,
+        reason: str | None,
+        is_open: bool,
+        approved_by: str | None,
+        preflight: Step | None,
+        source_changed: bool,
+        source_rows_now: dict[str, int] | None,
+    ) -> Report:
+        """Return the report: the numbers of all steps, their times and prices, and the digest of every artifact."""
+        manifest, plan = self.run.manifest, self.plan
+        steps = [*([preflight] if preflight else []), *self._list_steps()]
+        write_units = sum(execution.write_units for _, execution in self.executions)
+        write_units += self.rollback.write_units if self.rollback else 0
+        read_units = sum(staged.counts.read_units for staged in self.staged.values())
+        read_units += sum(execution.read_units for _, execution in self.executions)
+        read_units += sum(verification.read_units for verification in self.verifications.values())
+        consumed = float(price_units(write_units, read_units))
+        return Report(
+            run=manifest.run,
+            airflow_run_id=manifest.airflow_run_id,
+            mapping=manifest.mapping,
+            environment=manifest.environment,
+            status=status,
+            reason=reason,
+            snapshot=manifest.snapshot,
+            entities={name: self._report_entity(name) for name in self.run.mapping.order},
+            rejects={name: staged.rejects for name, staged in self.staged.items()},
+            id_maps={name: staged.id_map for name, staged in self.staged.items()},
+            write_units=Amount(planned=plan.write_units if plan else 0, consumed=write_units),
+            price_usd=Amount(planned=float(plan.price_usd) if plan else 0.0, consumed=consumed),
+            seconds={step.name: _count_seconds(step) for step in steps},
+            steps=steps,
+            triggered_by=manifest.triggered_by,
+            approved_by=approved_by or self._find_approval(),
+            source_changed_during_run=source_changed,
+            source_rows_now=source_rows_now,
+            parent=manifest.parent,
+            is_open=is_open,
+            started_at=manifest.started_at,
+            ended_at=datetime.now(UTC).isoformat(),
+            artifacts=self._hash_artifacts(),
+        )
+
+    def _find_approval(self) -> str | None:
+        """Return who approved the run, by the report of an earlier end: a run that is resumed is not approved again."""
+        earlier = self.run.folder.find_report()
+        return earlier.approved_by if earlier else None
+
+    def _report_entity(self, name: str) -> EntityReport:
+        table = self.run.mapping.entities[name].table(self.run.manifest.environment)
+        counts: dict[str, Any] = {}
+        if name in self.staged:
+            counts = self.staged[name].counts.model_dump(include=set(EntityReport.model_fields))
+        late = sum(len(execution.conflicts) for _, execution in self.executions if execution.entity == name)
+        counts["conflicts"] = counts.get("conflicts", 0) + late
+        if name in self.verifications:
+            counts |= self.verifications[name].model_dump(include=PROVED)
+        return EntityReport(**{**counts, "table": table})
+
+    def _list_steps(self) -> Iterator[Step]:
+        """List when each step was at work. Steps that did not come about are left out."""
+        yield _span("backup", [self.run.manifest])
+        for name, staged in self.staged.items():
+            yield _span(f"stage.{name}", [staged])
+        if self.plan:
+            yield _span("plan", [self.plan])
+        for name in self.run.mapping.order:
+            if written := [e for step, e in self.executions if step == "migrate" and e.entity == name]:
+                yield _span(f"migrate.{name}", written)
+        if removed := [e for step, e in self.executions if step == "remove"]:
+            yield _span("remove", removed)
+        for name, verification in self.verifications.items():
+            yield _span(f"verify.{name}", [verification])
+        if self.rollback:
+            yield _span("rollback", [self.rollback])
+
+    def _hash_artifacts(self) -> dict[str, str]:
+        """SHA-256 of every object of the run and its backup; large ones were hashed when they were written."""
+        run = self.run
+        known = {run.manifest.snapshot.path: run.manifest.snapshot.sha256}
+        if not run.manifest.unchanged:
+            for name, staged in self.staged.items():
+                known[run.store.path(staged.id_map)] = staged.id_map_sha256
+                known |= {run.folder.path_of_part(name, part.part): part.sha256 for part in staged.parts}
+        unknown = {path: run.store.hash(path) or "" for path in self.paths if path not in known}
+        return dict(sorted({**known, **unknown}.items()))
+
+
+class _Timed(Protocol):
+    @property
+    def started_at(self) -> str: ...
+    @property
+    def ended_at(self) -> str: ...
+
+
+def _span(name: str, documents: Iterable[_Timed]) -> Step:
+    started, ended = zip(*((document.started_at, document.ended_at) for document in documents), strict=True)
+    return Step(name=name, started_at=min(started), ended_at=max(ended))
+
+
+def _count_seconds(step: Step) -> float:
+    seconds = datetime.fromisoformat(step.ended_at) - datetime.fromisoformat(step.started_at)
+    return round(seconds.total_seconds(), 3)
