@@ -24,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from pydantic import BaseModel
 
 from accession.aws import NO_CREDENTIALS
+from accession.digest import hash_file
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
 
 T = TypeVar("T")
@@ -297,12 +298,6 @@ def translate_error(error: BaseException, action: str, bucket: str, key: str) ->
 def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
     """The environments of a mapping that have anything in the bucket, sorted."""
     return list(Store(client, bucket, mapping, "").list_folders())
-
-
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file, in constant memory."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch_object(client: Any, uri: str, file: Path) -> Path:

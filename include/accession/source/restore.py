@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from accession.digest import hash_file
 from accession.errors import SourceError
 from accession.source.database import LOCK_BYTES, SIDE_FILES, count_rows, explaining
-from accession.source.snapshot import digest_file, scratch_copy, sync
+from accession.source.snapshot import scratch_copy, sync
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
     The restored file is in rollback-journal mode, whatever mode the source was in.
     """
     path = path.resolve()
-    if digest_file(backup) != sha256:
+    if hash_file(backup) != sha256:
         raise SourceError(
             f"The backup {backup} does not have the digest that its run recorded: it is damaged; take another run's."
         )
@@ -41,7 +42,7 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
     here = [file for file in here if os.path.lexists(file)]
     if path.is_dir():
         raise SourceError(f"{path} is a folder: name the file in it where the backup is to be put.")
-    if here == [path] and digest_file(path) == sha256:
+    if here == [path] and hash_file(path) == sha256:
         return RestoreResult(())
     moved: dict[Path, Path] = {}
     with explaining(path), scratch_copy(path.parent) as copy, _locking(path):
@@ -100,5 +101,5 @@ def _expect_unused(path: Path, files: Sequence[Path]) -> None:
 
 
 def _expect_restored(path: Path, sha256: str, rows: Mapping[str, int]) -> None:
-    if digest_file(path) != sha256 or count_rows(path, list(rows)) != dict(rows):
+    if hash_file(path) != sha256 or count_rows(path, list(rows)) != dict(rows):
         raise SourceError(f"{path} is not what the backup's run recorded (digest or row counts): use another backup.")

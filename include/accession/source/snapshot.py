@@ -1,6 +1,5 @@
 """The snapshot: one consistent copy of the source, checked, with a digest that repeats; and how the source drifts."""
 
-import hashlib
 import logging
 import os
 import sqlite3
@@ -10,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from accession.digest import hash_file
 from accession.source.database import count_in, expect_ok, explaining, quote, reading
 
 log = logging.getLogger(__name__)
@@ -112,13 +112,7 @@ def _copy(path: Path, copy: Path, progress: Callable[[int, int], None] | None = 
             file.seek(offset)
             file.write(value.to_bytes(4))
     sync(copy)
-    return digest_file(copy)
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file, read as a stream."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(copy)
 
 
 def sync(path: Path) -> None:
