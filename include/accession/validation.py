@@ -1,6 +1,7 @@
-"""What pydantic finds wrong, in our words: where it is, and what it must be.
+"""Put into plain words what pydantic finds wrong with a param.
 
-pydantic's own words quote neither the bound's name nor the value, and change between its versions.
+pydantic's own messages ("Input should be a valid integer, got a number with a fractional part") are long, name no
+remedy and change between its versions.
 """
 
 from typing import Any
@@ -27,9 +28,9 @@ PHRASES = {
 
 
 def describe_first(error: ValidationError) -> tuple[str, str, str]:
-    """Return the first thing that is wrong: where (a dotted path), pydantic's type of error, and our words for it.
+    """Return the place of the first error as a dotted path, pydantic's type for it, and our words: "must be text".
 
-    The value itself is not quoted, as it may be personal.
+    The value is not quoted, as it may be personal.
     """
     first: Any = error.errors(include_url=False, include_input=False)[0]
     where, kind = ".".join(str(part) for part in first["loc"]), first["type"]

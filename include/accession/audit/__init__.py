@@ -1,4 +1,4 @@
-"""Check and show what runs have left, from the bucket alone. Read-only."""
+"""Check the register and the artifacts of all runs, and show them. Reads the bucket alone and writes nothing."""
 
 from accession.audit.audit import Audit, audit_target
 from accession.audit.history import (
