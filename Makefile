@@ -130,13 +130,25 @@ ui: $(READY) ## [PORT=8080]: run Airflow with its UI and the audit pages, withou
 
 # Quality
 
+# ARGS goes to pytest: `make test-unit ARGS=--lf` repeats what failed last.
+PYTEST := $(PYTHON) -m pytest -p no:faker -p no:anyio
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+
 .PHONY: test
-test: $(READY) ## run the unit, integration, fault and DAG tests against a real MiniStack
-	@$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist worksteal
+test: $(READY) ## [ARGS=--lf]: run the unit, integration, fault and DAG tests against a real MiniStack
+	@$(PYTEST) $(PARALLEL) $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(READY) ## [ARGS=--lf]: run the unit tests alone (20 seconds)
+	@$(PYTEST) tests/unit $(PARALLEL) $(ARGS)
+
+.PHONY: coverage
+coverage: $(READY) ## measure the unit tests' coverage; fail below the floor in pyproject.toml
+	@HYPOTHESIS_PROFILE=quick $(PYTEST) tests/unit $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(READY) ## run the long tests: hundreds of random histories against a model, a million rejects
-	@$(PYTHON) -m pytest -m slow
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-ui
 test-ui: $(READY) ## test Airflow's UI in a browser: trigger, approve, audit; makes docs/screenshots (6 minutes)
@@ -153,7 +165,12 @@ test-readme: $(READY) ## run every command of the README, with a killed run and 
 	@$(PYTHON) -m pytest tests/readme
 
 .PHONY: check
-check: $(READY) ## check style, format and types
+check: $(READY) ## check style, format, types, and that the generated documents are up to date
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
+	@$(PYTHON) docs/generate.py --check
+
+.PHONY: docs
+docs: $(READY) ## write docs/params.md and docs/mapping.md from the models
+	@$(PYTHON) docs/generate.py

@@ -38,9 +38,12 @@ os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.d
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("ACCESSION_BUCKET", None)
 
-# Two cores are shared with MiniStack, so that a slow example says nothing; nothing is left in the repository.
-settings.register_profile("suite", deadline=None, database=None, print_blob=True)
-settings.load_profile("suite")
+# `quick` is for the minute before a commit, `thorough` for CI and the long suites: HYPOTHESIS_PROFILE=thorough, or
+# pytest --hypothesis-profile=thorough. Neither has a deadline, since two cores are shared with MiniStack and a slow
+# example proves nothing, and neither leaves a database of examples in the repository.
+settings.register_profile("quick", deadline=None, database=None, print_blob=True, max_examples=10)
+settings.register_profile("thorough", deadline=None, database=None, print_blob=True, max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 class LeftTheMachineError(BaseException):

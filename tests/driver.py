@@ -7,20 +7,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts.change_set import Change, StagedEntity
-from accession.artifacts.execution import Execution
-from accession.artifacts.id_map import COLUMNS, Entry, open_id_map
-from accession.artifacts.manifest import Manifest
-from accession.artifacts.plan import Plan
-from accession.artifacts.report import Report
-from accession.artifacts.rollback import Rollback
-from accession.artifacts.store import Store
-from accession.artifacts.verification import Verification
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
-from accession.items.typed_json import TypedItem
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.mapping.model import Mapping
+from accession.artifacts import (
+    Change,
+    Entry,
+    Execution,
+    Manifest,
+    Plan,
+    Report,
+    Rollback,
+    StagedEntity,
+    Store,
+    Verification,
+    open_id_map,
+)
+from accession.artifacts.id_map import COLUMNS
+from accession.dynamodb import DynamoDB, client_config
+from accession.items import TypedItem
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams, check_params
 from accession.run import Outcome, Run, refuse_plan
 from conftest import Library

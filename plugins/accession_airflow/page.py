@@ -14,14 +14,13 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from accession.artifacts import run_path
+from accession.artifacts import RunFolder, run_path
 from accession.audit import (
     FoundEntry,
     ListPage,
     audit_target,
     count_records,
     find_record,
-    find_staged_entity,
     find_state,
     list_entries,
     list_unended,
@@ -158,7 +157,7 @@ def show_rows(
     page: Page = 1,
 ) -> HTMLResponse:
     """List the rejects or the kept conflicts of an entity, filtered, a page at a time."""
-    found = {name: find_staged_entity(target.store, run, name) for name in target.mapping.order}
+    found = {name: RunFolder(target.store, run).find_staged(name) for name in target.mapping.order}
     counts = {
         name: (staged.counts.rejected if kind == "rejects" else staged.counts.conflicts) if staged else 0
         for name, staged in found.items()
@@ -195,7 +194,7 @@ def show_ids(request: Request, target: AuditTargetDep, run: RunName, q: Wanted =
     found: list[FoundEntry] = []
     wanted = q.strip()
     for name in target.mapping.order if wanted else ():
-        staged = find_staged_entity(target.store, run, name)
+        staged = RunFolder(target.store, run).find_staged(name)
         if staged is not None:
             with open_cached_map(target.store, target.store.path(staged.id_map), staged.id_map_sha256) as id_map:
                 found += search_ids(id_map, name, wanted)

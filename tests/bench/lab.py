@@ -15,10 +15,9 @@ from typing import Any
 import boto3
 import orjson
 
-from accession.artifacts.change_set import load_staged_entity, read_lines, split_put
-from accession.artifacts.store import Store, client_config
+from accession.artifacts import RunFolder, Store, client_config, split_put
 from accession.cli.ministack import start_ministack
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping import MAPPINGS, load_mapping
 
 HERE = Path(__file__).parent
 REPO = HERE.parent.parent
@@ -107,6 +106,10 @@ class Lab:
     def store(self, environment: str) -> Store:
         return Store(self.s3, self.bucket(environment), MAPPING.name, environment)
 
+    def folder(self, library: Prepared) -> RunFolder:
+        """The artifacts of a prepared library's run."""
+        return RunFolder(self.store(library.environment), library.run)
+
     def prepare(self, environment: str, rows: int, rounds: int = 1) -> Prepared:
         """Make a library with so many user_books, its tables and bucket; back it up, stage `rounds` times, open it."""
         source = self.sample(users=rows // 20, books=rows // 10, user_books=rows)
@@ -181,9 +184,9 @@ class Lab:
 
     def read_items(self, library: Prepared, name: str = "user_book") -> Iterator[dict[str, Any]]:
         """The items of a change set, as typed JSON."""
-        store = self.store(library.environment)
-        for part in load_staged_entity(store, library.run, name).parts:
-            for line in read_lines(store, library.run, name, part):
+        folder = self.folder(library)
+        for part in folder.load_staged(name).parts:
+            for line in folder.read_lines(name, part):
                 put = split_put(line)
                 assert put
                 yield orjson.loads(put[1])

@@ -14,7 +14,6 @@ import orjson
 from boto3.dynamodb.types import TypeDeserializer
 from lab import Lab, Prepared
 
-from accession.artifacts.change_set import load_staged_entity
 from accession.run.verify import SEGMENTS
 
 OTHERS = ("put_loop", "batch_writer", "airflow_hook", "awswrangler", "threads")
@@ -235,9 +234,7 @@ def measure_hot_range(lab: Lab, library: Prepared) -> dict[str, Any]:
     lab.tell("StandIn.Empty", table=lab.table(library.environment))
     hot_units = HOT_CAP * HOT_SHARE / 4
     lab.tell("StandIn.Set", latency=0.01, units=1e9, stored=1e9, charge=1, hot=HOT_SHARE, hot_units=hot_units)
-    others = load_staged_entity(lab.store(library.environment), library.run, "user_book").parts[0].writes * (
-        1 - HOT_SHARE
-    )
+    others = lab.folder(library).load_staged("user_book").parts[0].writes * (1 - HOT_SHARE)
     ideal = others / HOT_CAP
     child = lab.begin(library, step="migrate", name="user_book", parts=[0], cap=HOT_CAP)
     record = watch(lab, [child], 2 * ideal)
@@ -282,7 +279,7 @@ def watch(lab: Lab, children: list[Any], seconds: float) -> dict[str, Any]:
 
 def split_parts(lab: Lab, library: Prepared, number: int) -> list[list[int]]:
     """The parts of user_book, dealt out."""
-    parts = [part.part for part in load_staged_entity(lab.store(library.environment), library.run, "user_book").parts]
+    parts = [part.part for part in lab.folder(library).load_staged("user_book").parts]
     return [parts[start::number] for start in range(number)]
 
 
@@ -316,7 +313,7 @@ def measure_workers(lab: Lab, library: Prepared, latency: float, rounds: int) ->
 def measure_ministack(lab: Lab, library: Prepared, counts: dict[str, int], rounds: int) -> dict[str, Any]:
     """The same contenders into the emulator; `ceiling` is prepared requests, unsigned, over sixteen connections."""
     target = boto3.client("dynamodb", endpoint_url=lab.s3_endpoint)
-    ours = next(iter(load_staged_entity(lab.store(library.environment), library.run, "user_book").parts)).writes
+    ours = next(iter(lab.folder(library).load_staged("user_book").parts)).writes
     counts = counts | {"ceiling": ours, "accession": ours}
     expected = write_items(lab, library, set(counts.values()))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in counts}

@@ -14,13 +14,13 @@ from typing import Any
 
 from measure import measured
 
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.dynamodb import DynamoDB
+from accession.mapping import MAPPINGS, load_mapping
 from accession.params import MigrateParams
+from accession.run import Run
 from accession.run.migrate import migrate_part
-from accession.run.run import Run
 from accession_airflow.aws import connect_dynamodb, connect_s3
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")

@@ -18,11 +18,10 @@ import boto3
 from lab import MAPPING, REPO, Lab
 from sections import SEGMENTS, say
 
-from accession.artifacts.report import Report
-from accession.artifacts.store import Store
+from accession.artifacts import Report, Store
 from accession.cli.airflow_process import run_dag
 from accession.cli.deploy import deploy_stacks
-from accession.target.state import load_state
+from accession.target import load_state
 
 sys.path.append(str(REPO / "tests/dags"))
 from deployment import ENDED, STEPS, Deployment, start_airflow

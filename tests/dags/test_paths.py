@@ -22,9 +22,8 @@ import pytest
 from deployment import STEPS, USER, Deployment, start_airflow, wait_until
 from gate import Gate, Rule
 
-from accession.artifacts.report import GOOD
-from accession.artifacts.store import Store
-from accession.audit.audit import audit_target
+from accession.artifacts import GOOD, Store
+from accession.audit import audit_target
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
 from conftest import Library, LocalAws, make_library

@@ -9,10 +9,9 @@ import boto3
 import orjson
 import pytest
 
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, FencedError, TransientError
-from accession.items.typed_json import TypedItem
+from accession.items import TypedItem
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
 EVERYTHING = Faults(

@@ -15,7 +15,8 @@ import pytest
 
 from accession.cli.sample import write_sample
 from accession.errors import RefusedError
-from accession.target.ownership import CHECK_SECONDS, take_over
+from accession.target import take_over
+from accession.target.ownership import CHECK_SECONDS
 from conftest import Library
 from driver import Driver
 from faults.proxy import Faults, Proxy

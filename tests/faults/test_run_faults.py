@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accession.cli.sample import write_sample
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import client_config
 from conftest import Library
 from driver import Driver
 from faults.proxy import Faults, Proxy

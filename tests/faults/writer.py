@@ -7,11 +7,10 @@ import sys
 
 import boto3
 
-from accession.artifacts.store import Store
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.artifacts import Store
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import FencedError
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping import MAPPINGS, load_mapping
 from accession.run import Run
 
 

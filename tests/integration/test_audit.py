@@ -14,23 +14,17 @@ from typing import Any
 import boto3
 import pytest
 
-from accession.artifacts.manifest import Manifest
-from accession.artifacts.report import Report
-from accession.artifacts.store import Store
-from accession.audit.audit import BACKUP_DAYS, Audit, audit_target
-from accession.audit.summary import show_audit
+from accession.artifacts import Manifest, Report, Store
+from accession.audit import Audit, audit_target, show_audit
+from accession.audit.audit import BACKUP_DAYS
 from accession.cli import main
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import FencedError, StoreError
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.mapping.model import Mapping
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams
 from accession.run import Outcome, Run
-from accession.target.ownership import take_over
-from accession.target.seal import seal_target
-from accession.target.state import log_path
+from accession.target import log_path, seal_target, take_over
 
 REPO = Path(__file__).parent.parent.parent
 

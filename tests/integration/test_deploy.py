@@ -16,7 +16,7 @@ from accession import artifacts, dynamodb
 from accession.cli.deploy import Deployment, deploy_stacks, find_bucket, name_bucket
 from accession.cli.ministack import start_ministack
 from accession.errors import AccessError, AccessionError, RefusedError, TargetError, TransientError
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping import MAPPINGS, load_mapping
 from conftest import Library, LocalAws, table_definitions
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_history import change_target, edit, ids, run, tables
 
-from accession.audit.audit import audit_target
+from accession.audit import audit_target
 from accession.cli.sample import write_sample
 from conftest import Library
 from driver import Driver

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from accession.artifacts.manifest import fetch_backup
 from accession.cli.sample import write_sample
 from accession.errors import (
     ConflictError,
@@ -22,11 +21,8 @@ from accession.errors import (
     TransientError,
     VerificationError,
 )
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.mapping.model import Mapping
-from accession.target.ownership import take_over
-from accession.target.seal import seal_target, unseal_target
-from accession.target.state import load_state
+from accession.mapping import MAPPINGS, Mapping, load_mapping
+from accession.target import load_state, seal_target, take_over, unseal_target
 from conftest import Library
 from driver import Driver
 
@@ -491,13 +487,13 @@ def test_a_backup_is_fetched_whole_until_it_expired_and_says_so_after(
 ) -> None:
     driver = run(library, source)
     (tmp_path / "out").mkdir()
-    backup = fetch_backup(driver.store, driver.manifest, tmp_path / "out")
+    backup = driver.steps.folder.fetch_backup(driver.manifest, tmp_path / "out")
     with closing(sqlite3.connect(backup)) as db:
         assert db.execute("SELECT count(*) FROM book").fetchone() == (8,)
     key = f"{driver.store.prefix}backups/{driver.manifest.snapshot.sha256}.db"
     library.aws.client("s3").delete_object(Bucket=library.bucket, Key=key)
     with pytest.raises(SourceError, match=f"the backup of run {driver.run_name} has expired"):
-        fetch_backup(driver.store, driver.manifest, tmp_path / "out")
+        driver.steps.folder.fetch_backup(driver.manifest, tmp_path / "out")
 
 
 def wait_with_an_edit(library: Library, source: Path, **params: Any) -> tuple[Driver, str]:

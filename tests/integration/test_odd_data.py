@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from accession.errors import SourceError
-from accession.mapping.load import load_mapping
-from accession.mapping.model import Mapping
+from accession.mapping import Mapping, load_mapping
 from conftest import Library, LocalAws, make_library
 from driver import Driver
 

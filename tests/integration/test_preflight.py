@@ -10,7 +10,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.cli.sample import write_sample
 from accession.errors import (
     AccessError,
@@ -21,10 +21,8 @@ from accession.errors import (
     StoreError,
     TargetError,
 )
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.target.ownership import open_target
-from accession.target.seal import seal_target
-from accession.target.state import create_state
+from accession.mapping import MAPPINGS, load_mapping
+from accession.target import create_state, open_target, seal_target
 from conftest import Library, LocalAws, table_definitions
 from driver import Driver
 from faults.proxy import Faults, Proxy

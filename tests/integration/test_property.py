@@ -22,16 +22,12 @@ from typing import Any
 import pytest
 from model import COUNTS, SPECS, Change, Entries, Item, Model, Plan, Row, Rows, Tables
 
-from accession.artifacts.manifest import Manifest
-from accession.artifacts.report import Report
-from accession.audit.audit import audit_target
+from accession.artifacts import Manifest, Report
+from accession.audit import audit_target
 from accession.cli.sample import SCHEMA
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import ConflictError, RefusedError, TargetError, VerificationError
-from accession.target.ownership import take_over
-from accession.target.seal import seal_target, unseal_target
-from accession.target.state import load_state
+from accession.target import load_state, seal_target, take_over, unseal_target
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
 

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from accession.artifacts.execution import execution_path, started_path
-from accession.artifacts.store import Store
+from accession.artifacts import RunFolder, Store
 from accession.run.share import JOIN_SECONDS, LOOK_SECONDS, Share, count_parts_at_work
 from conftest import Library
 
@@ -30,12 +29,12 @@ class Clock:
 
 def test_a_task_takes_as_much_as_there_are_parts_at_work(store: Store) -> None:
     clock = Clock()
-    store.put(started_path(RUN, "book", 0), b"")
+    store.put(RunFolder(store, RUN).path_of_mark("book", 0), b"")
     share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
     assert (share(), clock.slept) == (1000, 0), "one alone neither waits nor shares"
     for part in range(1, 4):
-        store.put(started_path(RUN, "book", part), b"")
-    store.put(execution_path(RUN, "book", 3), b"{}")
+        store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
+    store.put(RunFolder(store, RUN).path_of_execution("book", 3), b"{}")
     assert share() == 1000, "it does not look for every request"
     clock.now += LOOK_SECONDS
     assert share() == pytest.approx(1000 / 3)
@@ -46,7 +45,7 @@ def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) 
     clock = Clock()
     shares = []
     for part in range(4):
-        store.put(started_path(RUN, "book", part), b"")
+        store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
         share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
         share()
         shares.append(share)
@@ -56,7 +55,7 @@ def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) 
 
 def test_all_threads_of_a_newcomer_wait(store: Store) -> None:
     for part in range(2):
-        store.put(started_path(RUN, "book", part), b"")
+        store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
     share = Share(store, RUN, 1000)
     with ThreadPoolExecutor(8) as threads:
         assert {one.result() for one in [threads.submit(share) for _ in range(8)]} == {500}

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
+from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
+from accession.items import TypedItem, checksum_item, measure_item
 from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
-from accession.items.typed_json import TypedItem, checksum_item, measure_item
 from accession.items.values import ValueProblem, to_auto, to_json, to_number
 from accession.run.plan import price_units
 from accession.target import open_target
@@ -207,7 +207,7 @@ def shared(aws: LocalAws) -> Library:
 
 
 def read_back(library: Library, key: str) -> dict[str, Any]:
-    from accession.dynamodb.client import DynamoDB
+    from accession.dynamodb import DynamoDB
 
     dynamodb = DynamoDB(library.aws.client("dynamodb"))
     return dynamodb.read_items(library.tables["user_book"], "user_book_id", [key])[key]

@@ -7,23 +7,26 @@ from typing import Any
 import boto3
 import pytest
 
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.errors import FencedError, RefusedError, StoreError
-from accession.target.fence import Fence
-from accession.target.ownership import CHECK_SECONDS, open_target, reopen_head, take_over
-from accession.target.state import (
+from accession.target import (
     NO_HASH,
     PATH,
+    Fence,
     LogRecord,
-    Open,
     Seal,
     State,
     append_record,
     create_state,
     load_state,
     log_path,
+    open_target,
     parse_state,
+    reopen_head,
+    take_over,
 )
+from accession.target.ownership import CHECK_SECONDS
+from accession.target.state import Open
 
 ONE, TWO = "20260105T120000Z-0000000a", "20260106T120000Z-0000000b"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, CredentialRetrievalError, UnauthorizedSSOTokenError
 
-from accession.artifacts.store import Store, fetch_object, place_object
+from accession.artifacts import Store, fetch_object, place_object
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
 from conftest import Library
 

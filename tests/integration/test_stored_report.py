@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_audit import History
 
-from accession.artifacts.document import run_path
+from accession.artifacts import run_path
 from accession.commands import show_rollback
 from accession.errors import ConflictError
 

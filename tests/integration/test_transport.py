@@ -20,8 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from accession.dynamodb.client import DynamoDB
-from accession.dynamodb.retry import client_config
+from accession.dynamodb import DynamoDB, client_config
 from accession.errors import TransientError
 
 EMPTY = b'{"Items":[],"Count":0}'

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from accession.cli.sample import write_sample
-from accession.dynamodb.client import DynamoDB
+from accession.dynamodb import DynamoDB
 from accession.errors import AccessionError, VerificationError
 from conftest import Library
 from driver import Driver

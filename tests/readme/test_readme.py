@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands, in its order, against a local AWS."""
+"""Every command of the README and of the documents, run as it stands, in its order, against a local AWS."""
 
 import os
 import re
@@ -15,15 +15,20 @@ from typing import Any
 import orjson
 import pytest
 
-from accession.artifacts.store import Store
+from accession.artifacts import Store
 from accession.cli.sample import write_sample
-from accession.mapping.load import MAPPINGS, load_mapping
-from accession.target.state import load_state
+from accession.mapping import MAPPINGS, load_mapping
+from accession.target import load_state
 from conftest import REPO, LocalAws
 
+README, OPERATIONS = "README.md", "docs/operations.md"
+DOCUMENTS = sorted(str(path.relative_to(REPO)) for path in [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")])
 ELSEWHERE = {
+    "make setup": ".ci/run",
+    "make check": ".ci/run",
     "make demo": ".ci/run",
     "make test": ".ci/run",
+    "make test-unit": "tests/unit",
     "make up": "tests/stack",
     "make down": "tests/stack",
     "make clean": "tests/stack",
@@ -35,20 +40,30 @@ RUN_EXAMPLE = "20260105T120000Z-0123abcd"
 SOURCE_EXAMPLE = "/path/to/site.db"
 
 
-def read_commands() -> list[str]:
-    """The lines of the README's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+def read_commands(document: str) -> list[str]:
+    """Return the lines of a document's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPO / document).read_text(), re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
 
 
-def test_every_command_is_a_target_and_is_run_here_or_where_it_is_said() -> None:
+def read_aws_commands(document: str) -> list[str]:
+    """Return the commands of a document that work in AWS."""
+    return [
+        command for command in read_commands(document) if re.match(r"make (deploy|migrate|audit|rollback) ", command)
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_is_a_target_and_is_run_here_or_where_it_is_said(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
-    for command in read_commands():
+    for command in read_commands(document):
         words = shlex.split(command)
         if words[0] != "make":
             continue
-        assert words[1] in targets, f"README says `{command}`, the Makefile has no such target"
-        if words[1] not in {"deploy", "migrate", "audit", "rollback"}:
+        assert words[1] in targets, f"{document} says `{command}`, the Makefile has no such target"
+        if words[1] in {"deploy", "migrate", "audit", "rollback"}:
+            assert document in (README, OPERATIONS), f"`{command}` of {document} is run by no test"
+        else:
             where = ELSEWHERE[" ".join(words[:2])]
             assert (REPO / where).exists()
     run = (REPO / ".ci" / "run").read_text()
@@ -101,9 +116,11 @@ def find_report(store: Store, said: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1500)
-def test_the_commands_for_aws_do_what_the_readme_says(shell: Shell, aws: LocalAws) -> None:
-    commands = [command for command in read_commands() if re.match(r"make (deploy|migrate|audit|rollback) ", command)]
-    deploy, dry_run, migrate, audit, undo, undo_all, resume = commands
+def test_the_commands_for_aws_do_what_the_documents_say(shell: Shell, aws: LocalAws) -> None:
+    deploy, dry_run, migrate, audit, undo = read_aws_commands(README)
+    audit_again, resume, undo_open, accept, undo_all, seal, unseal = read_aws_commands(OPERATIONS)
+    assert audit_again == audit
+    assert undo_open == undo
     assert "next: make migrate" in shell(deploy)
     store = open_store(aws)
 
@@ -130,6 +147,30 @@ def test_the_commands_for_aws_do_what_the_readme_says(shell: Shell, aws: LocalAw
     assert "RESUME=" in shell(migrate, code=2)
     assert find_report(store, shell(resume))["status"] == "verified"
     assert "is sound" in shell(audit)
+
+    # What the application changed since stops an undo, until somebody accepts it.
+    aws.client("dynamodb").update_item(
+        TableName=f"BookLibrary-Books-{ENVIRONMENT}",
+        Key={"book_id": find_key(aws)},
+        UpdateExpression="SET title = :title",
+        ExpressionAttributeValues={":title": {"S": "changed by the application"}},
+    )
+    assert "accept_conflicts" in shell(undo_open, code=2)
+    shell(accept)
+    aws.client("dynamodb").delete_item(TableName=f"BookLibrary-Books-{ENVIRONMENT}", Key={"book_id": find_key(aws)})
+
+    assert find_report(store, shell(seal))["status"] == "verified"
+    assert "sealed" in shell(migrate, code=2)
+    assert find_report(store, shell(unseal))["status"] == "unchanged"
+    assert "is sound" in shell(audit)
+
+
+def find_key(aws: LocalAws) -> dict[str, str]:
+    """Return the key of a book that is in its table."""
+    key: dict[str, str] = aws.client("dynamodb").scan(TableName=f"BookLibrary-Books-{ENVIRONMENT}")["Items"][0][
+        "book_id"
+    ]
+    return key
 
 
 def interrupt(shell: Shell, store: Store, migrate: str) -> str:

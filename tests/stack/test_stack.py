@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from compose import BUCKET, Stack, find_engine
 
-from accession.artifacts.store import Store
-from accession.audit.audit import audit_target
+from accession.artifacts import Store
+from accession.audit import audit_target
 from accession.cli.sample import write_sample
 
 pytestmark = pytest.mark.timeout(1500)

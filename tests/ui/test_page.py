@@ -17,13 +17,11 @@ from urllib.parse import quote
 
 import pytest
 
-from accession.artifacts.change_set import load_staged_entity, staged_entity_path
-from accession.artifacts.document import run_path
-from accession.artifacts.id_map import RejectedRow, add_rejects, create_id_map, finish_id_map
+from accession.artifacts import RejectedRow, add_rejects, create_id_map, finish_id_map, run_path
 from accession.cli.sample import write_sample
 from accession.commands import show_rollback
 from accession.errors import VerificationError
-from accession.target.state import PATH, log_path
+from accession.target import PATH, log_path
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver
 
@@ -287,7 +285,7 @@ def test_an_invalid_address_never_reaches_the_store(
 
 
 def test_a_run_that_is_not_there_is_a_404(site: Site) -> None:
-    assert "there is no run" in site.get("{target}/20200101T000000Z-01234567", 404)
+    assert "There is no run" in site.get("{target}/20200101T000000Z-01234567", 404)
 
 
 # The tab of Airflow's runs
@@ -429,7 +427,7 @@ def test_a_damaged_register_is_shown_as_far_as_it_goes(
 
 
 def test_many_records_are_paged(app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accession.target.seal import seal_target
+    from accession.target import seal_target
 
     driver = Driver(library, write_sample(tmp_path / "site.db"), max_rejects=2)
     driver.run()
@@ -458,11 +456,11 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
     reason = "date_added: 'some day in spring' is not a date or time"
     add_rejects(connection, (RejectedRow(number, "date_added", reason, 0) for number in range(MILLION)))
     finish_id_map(connection)
-    index = load_staged_entity(driver.store, driver.run_name, "user_book")
+    index = driver.index("user_book")
     digest = driver.store.upload(driver.store.path(index.id_map), id_map)
     counts = index.counts.model_copy(update={"rejected": MILLION})
     changed = index.model_copy(update={"id_map_sha256": digest, "counts": counts})
-    driver.store.put(staged_entity_path(driver.run_name, "user_book"), changed.dump())
+    driver.store.put(driver.steps.folder.path_of_staged("user_book"), changed.dump())
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(["entity", "table", "key", "column", "reason", "held", "since"])

@@ -8,7 +8,8 @@ from typing import ClassVar
 import pytest
 
 from accession.errors import VerificationError
-from accession.run.lookups import APP_TRIES, ask_application
+from accession.run import ask_application
+from accession.run.lookups import APP_TRIES
 
 
 class Application(http.server.BaseHTTPRequestHandler):

@@ -11,17 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items.builder import (
-    MAX_ITEM_BYTES,
-    MAX_PARTITION_KEY_BYTES,
-    MAX_SORT_KEY_BYTES,
-    ItemBuilder,
-    Orphan,
-    Reject,
-    is_same_thing,
-)
-from accession.items.typed_json import canonical_json, checksum_item, checksum_items, measure_item
-from accession.mapping.model import Mapping
+from accession.items import ItemBuilder, Orphan, Reject, checksum_item, checksum_items, is_same_thing, measure_item
+from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
+from accession.items.typed_json import canonical_json
+from accession.mapping import Mapping
 
 NAMESPACE = UUID("6b5e3c1a-0000-4000-8000-000000000001")
 NOW = "2026-01-05T12:34:56.123456+00:00"

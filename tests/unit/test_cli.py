@@ -8,7 +8,7 @@ import pytest
 from accession.cli import main
 from accession.cli.airflow_process import AirflowRun, choose_lines
 from accession.cli.deploy import Deployment
-from accession.mapping.load import MAPPINGS
+from accession.mapping import MAPPINGS
 
 RUN = "20260105T120000Z-0123abcd"
 LOG = """\

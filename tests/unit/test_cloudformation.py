@@ -10,7 +10,7 @@ import yaml
 
 from accession.artifacts.store import BACKUP_TAG
 from accession.cli.deploy import TEMPLATES
-from accession.mapping.load import MAPPINGS, load_mapping
+from accession.mapping import MAPPINGS, load_mapping
 
 ALL = sorted(TEMPLATES.glob("*.yaml"))
 

@@ -5,7 +5,8 @@ from itertools import product
 
 import pytest
 
-from accession.run.finish import Evidence, Outcome, decide_end
+from accession.run import Outcome
+from accession.run.finish import Evidence, decide_end
 
 WRITTEN = Evidence(
     outcome=Outcome(is_verified=True, epoch=1),

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from accession.artifacts.id_map import (
-    COLUMNS,
+from accession.artifacts import (
     Entry,
     RejectedRow,
     add_entries,
@@ -24,6 +23,7 @@ from accession.artifacts.id_map import (
     list_rejects,
     open_id_map,
 )
+from accession.artifacts.id_map import COLUMNS
 from accession.errors import SourceError
 
 NEVER = b"\0" * 32

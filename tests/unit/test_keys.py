@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items.keys import KeySchema
+from accession.items import KeySchema
 
 UUID = KeySchema(("user_id",))
 PAIR = KeySchema(("pk", "sk"), ("S", "N"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from accession.errors import MappingError
-from accession.mapping.load import MAPPINGS, find_mappings, load_mapping, load_mappings
+from accession.mapping import MAPPINGS, find_mappings, load_mapping, load_mappings
 
 BOOKS = """\
 name: shelf

@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 from test_report_page import RUN, make_report
 
-from accession.artifacts.report import GOOD, EntityReport, Report
-from accession.run.summary import COLUMNS, show_summary
+from accession.artifacts import GOOD, EntityReport, Report
+from accession.run import show_summary
+from accession.run.summary import COLUMNS
 
 # DESIGN, "report.json": others build on these names.
 STABLE = {

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from accession.artifacts.manifest import SnapshotRef
-from accession.artifacts.report import Amount, EntityReport, Report, Step
-from accession.artifacts.rollback import Rollback, Undone
+from accession.artifacts import Amount, EntityReport, Report, Rollback, SnapshotRef, Step, Undone
 from accession.commands import show_rollback
 from accession.run.report_page import SHOWN, describe_verdict, draw_timeline, render_html
 

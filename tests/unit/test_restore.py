@@ -12,10 +12,9 @@ from second_process import WAIT, WAL_WRITER, die, running
 from test_source import make
 
 from accession.errors import SourceError
-from accession.source import restore
+from accession.source import restore, restore_source, take_snapshot
 from accession.source.database import count_rows
-from accession.source.restore import restore_source
-from accession.source.snapshot import Snapshot, take_snapshot
+from accession.source.snapshot import Snapshot
 
 ROWS = {"user": 1, "user_book": 2}
 WORSE = (

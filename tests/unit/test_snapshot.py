@@ -13,9 +13,8 @@ from test_source import SCHEMA, make, state
 
 from accession.errors import SourceError
 from accession.source import database as source
-from accession.source import snapshot
+from accession.source import open_snapshot, snapshot, source_changed, take_snapshot
 from accession.source.database import count_rows
-from accession.source.snapshot import open_snapshot, source_changed, take_snapshot
 
 INVALID = "CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT); INSERT INTO t VALUES "
 

@@ -12,8 +12,9 @@ import pytest
 from second_process import WAIT, WAL_WRITER, die, run, running
 
 from accession.errors import SourceError
+from accession.source import check_source, quote
 from accession.source import database as source
-from accession.source.database import check_source, count_rows, quote, reading
+from accession.source.database import count_rows, reading
 
 SCHEMA = """
 CREATE TABLE user (id INTEGER PRIMARY KEY, username VARCHAR(80) NOT NULL UNIQUE, email TEXT, joined DATETIME);

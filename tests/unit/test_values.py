@@ -26,7 +26,7 @@ from accession.items.values import (
     to_number,
     to_string,
 )
-from accession.mapping.model import Attribute
+from accession.mapping import Attribute
 
 TYPES = [*CONVERTERS, "timestamp"]
 

@@ -9,22 +9,10 @@ from accession.artifacts.change_set import (
     StagedEntity,
     encode_change,
     encode_put,
-    load_staged_entity,
-    part_path,
-    read_changes,
-    read_lines,
     split_put,
-    staged_entity_path,
 )
 from accession.artifacts.document import Document, run_path
-from accession.artifacts.execution import (
-    Execution,
-    WriteConflict,
-    execution_path,
-    find_conflicts,
-    started_path,
-    was_started,
-)
+from accession.artifacts.execution import Execution, WriteConflict
 from accession.artifacts.id_map import (
     RESOLVING,
     Entry,
@@ -43,20 +31,13 @@ from accession.artifacts.id_map import (
     mark_conflicts,
     open_id_map,
 )
-from accession.artifacts.manifest import Manifest, SnapshotRef, fetch_backup, load_manifest
-from accession.artifacts.plan import EntityPlan, Plan, find_plan, load_plan
-from accession.artifacts.report import GOOD, Amount, EntityReport, Report, Status, Step, load_report
-from accession.artifacts.rollback import Rollback, Undone, find_rollback, rollback_path
+from accession.artifacts.manifest import Manifest, SnapshotRef
+from accession.artifacts.plan import EntityPlan, Plan
+from accession.artifacts.report import GOOD, Amount, EntityReport, Report, Status, Step
+from accession.artifacts.rollback import Rollback, Undone
 from accession.artifacts.run_folder import RunFolder
 from accession.artifacts.store import Changed, Store, client_config, fetch_object, list_environments, place_object
-from accession.artifacts.verification import (
-    PROBLEMS,
-    Problem,
-    Verification,
-    load_verifications,
-    problems_path,
-    verification_path,
-)
+from accession.artifacts.verification import PROBLEMS, Problem, Verification
 
 __all__ = [
     "GOOD",
@@ -100,33 +81,14 @@ __all__ = [
     "create_id_map",
     "encode_change",
     "encode_put",
-    "execution_path",
-    "fetch_backup",
     "fetch_object",
-    "find_conflicts",
-    "find_plan",
-    "find_rollback",
     "finish_id_map",
     "has_changed",
     "list_environments",
     "list_rejects",
-    "load_manifest",
-    "load_plan",
-    "load_report",
-    "load_staged_entity",
-    "load_verifications",
     "mark_conflicts",
     "open_id_map",
-    "part_path",
     "place_object",
-    "problems_path",
-    "read_changes",
-    "read_lines",
-    "rollback_path",
     "run_path",
     "split_put",
-    "staged_entity_path",
-    "started_path",
-    "verification_path",
-    "was_started",
 ]

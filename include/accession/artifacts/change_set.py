@@ -1,42 +1,41 @@
 """The change set: parts of gzip'd JSON lines, one line for each row that is not unchanged.
 
-    {"op":"put","key":"<new id>","old_key":17,"units":3,"checksum":"<hex>","before":null,"item":{…}}
+    {"op":"put","key":"<key of the item>","old_key":17,"units":3,"checksum":"<hex>","before":null,"item":{…}}
 
-`op` is put, update, delete, reject or conflict; items are DynamoDB's typed JSON; `before` is what the target held
-when the run was staged. The bytes of `item` are those that are sent.
+`op` is put, update, delete, reject or conflict. Items are DynamoDB's typed JSON. `before` is what the target held when
+the run was staged. The bytes of `item` are the bytes that are sent.
 """
 
 import gzip
-import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import orjson
 from pydantic import Field
 
-from accession.artifacts.document import Document, run_path
-from accession.artifacts.store import Store
-from accession.errors import StoreError
-from accession.items import KeySchema, TypedItem
+from accession.artifacts.document import Document
+from accession.items import ItemKey, KeySchema, RowKey, TypedItem
 
 Op = Literal["put", "update", "delete", "reject", "conflict"]
 
 MAX_PARTS = 1000  # below Airflow's [core] max_map_length, 1024
-PUT = b'{"op":"put","key":"'
-KEY = slice(len(PUT), len(PUT) + 36)
-ITEM = b'"before":null,"item":'
 BUFFER_BYTES = 256 * 1024
+
+# A put is written and read without parsing its item, so the order of its fields is fixed. Quotes inside a JSON text are
+# escaped, so the first of each of these marks is the field itself.
+PUT = b'{"op":"put","key":'
+OLD_KEY = b',"old_key":'
+ITEM = b'"before":null,"item":'
 
 
 class Change(NamedTuple):
     """One line of a part."""
 
     op: Op
-    key: str | None
-    old_key: Any
+    key: ItemKey | None
+    old_key: RowKey
     units: int = 0
     checksum: str | None = None
     before: TypedItem | None = None
@@ -45,7 +44,7 @@ class Change(NamedTuple):
 
 
 class Part(Document):
-    """What the index says of one part."""
+    """What the index says of one part: its number, its digest, and how many lines it has of each kind."""
 
     part: int
     sha256: str
@@ -57,14 +56,15 @@ class Part(Document):
 
     @property
     def writes(self) -> int:
+        """Lines that are written to DynamoDB."""
         return self.put + self.update + self.delete
 
 
 class Counts(Document):
     """What staging found in one entity.
 
-    `read_units` are those that staging consumed; `reread_units` those that the writers will, as they read each item
-    again just before they update or delete it.
+    `read_units` were consumed by staging. `reread_units` will be consumed by the writers, which read each item again
+    just before they update or delete it.
     """
 
     source_rows: int = 0
@@ -83,8 +83,12 @@ class Counts(Document):
 
 
 class StagedEntity(Document):
-    """`changes/<entity>/index.json`: written last, so that a part without it does not count. `attributes` are those
-    that the runs up to this one have written: all others of an item are the application's."""
+    """What staging found and wrote of one entity: `changes/<entity>/index.json`.
+
+    It is written last, so that parts without it do not count. `attributes` are those that the runs up to this one have
+    written: all others of an item are the application's. `key` and `indexes` are those of the table; version 0.1.0 left
+    them to the mapping.
+    """
 
     entity: str
     table: str
@@ -102,31 +106,29 @@ class StagedEntity(Document):
     ended_at: str
 
 
-def part_path(run: str, entity: str, part: int) -> str:
-    """Where a part lies."""
-    return run_path(run, f"changes/{entity}/{part:05d}.jsonl.gz")
-
-
-def staged_entity_path(run: str, entity: str) -> str:
-    """Where the index of an entity's parts lies."""
-    return run_path(run, f"changes/{entity}/index.json")
-
-
-def load_staged_entity(store: Store, run: str, entity: str) -> StagedEntity:
-    """The index of an entity's parts."""
-    return store.get_document(staged_entity_path(run, entity), StagedEntity)
-
-
-def encode_put(key: str, old_key: Any, units: int, checksum: bytes, data: bytes) -> bytes:
-    """The line of a new item, without parsing its bytes."""
-    return b'%b%b","old_key":%b,"units":%d,"checksum":"%b","before":null,"item":%b}\n' % (
-        PUT, key.encode(), orjson.dumps(old_key), units, checksum.hex().encode(), data,
+def encode_put(key: ItemKey, old_key: RowKey, units: int, checksum: bytes, data: bytes) -> bytes:
+    """Return the line of a new item, without parsing its bytes."""
+    return b'%b%b%b%b,"units":%d,"checksum":"%b",%b%b}\n' % (
+        PUT, orjson.dumps(key), OLD_KEY, orjson.dumps(old_key), units, checksum.hex().encode(), ITEM, data,
     )  # fmt: skip
 
 
 def encode_change(change: Change) -> bytes:
-    """The line of a change."""
+    """Return the line of a change."""
     return orjson.dumps(change._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def decode_change(line: bytes) -> Change:
+    """Return the change that a line says."""
+    return Change(**orjson.loads(line))
+
+
+def split_put(line: bytes) -> tuple[ItemKey, bytes] | None:
+    """Return key and item bytes of the line of a put, without parsing the item. None for any other line."""
+    if not line.startswith(PUT):
+        return None
+    end = line.index(OLD_KEY)
+    return orjson.loads(line[len(PUT) : end]), line[line.index(ITEM, end) + len(ITEM) : -2]
 
 
 class PartWriter:
@@ -165,7 +167,7 @@ class PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file, where writing stopped half-way."""
+        """Close the file, wherever writing stopped."""
         self._gzip.close()
         self._stream.close()
 
@@ -182,30 +184,6 @@ class PartWriter:
         self.parts.append(Part(part=number, sha256=self._upload(number, self._file), **self._ops))
 
     def close(self) -> list[Part]:
-        """Write the last part; all parts."""
+        """Write the last part, and return all of them."""
         self._finish()
         return self.parts
-
-
-def read_lines(store: Store, run: str, entity: str, part: Part) -> Iterator[bytes]:
-    """The lines of a part, its digest checked first. Raises StoreError when it is damaged."""
-    path = part_path(run, entity, part.part)
-    data = store.get(path)
-    if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise StoreError(f"{store.uri(path)} is damaged: its SHA-256 is not {part.sha256}. Run make audit.")
-    with gzip.open(io.BytesIO(data)) as stream:
-        yield from stream
-
-
-def read_changes(store: Store, run: str, entity: str, part: Part) -> Iterator[Change]:
-    """The lines of a part, parsed."""
-    return (Change(**orjson.loads(line)) for line in read_lines(store, run, entity, part))
-
-
-def split_put(line: bytes) -> tuple[str, bytes] | None:
-    """Key and item bytes of the line of a put without parsing it; None for other lines."""
-    if not line.startswith(PUT):
-        return None
-    # Quotes inside texts are escaped, so the first of these is the field itself.
-    start = line.index(ITEM)
-    return line[KEY].decode(), line[start + len(ITEM) : -2]

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from accession.artifacts.document import Document, run_path
-from accession.artifacts.store import Store
+from accession.artifacts.document import Document
 
 
 class WriteConflict(Document):
@@ -29,27 +28,3 @@ class Execution(Document):
     throttled: int
     started_at: str
     ended_at: str
-
-
-def started_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
-    """The mark that a part was begun."""
-    return run_path(run, f"progress/{entity}/{part:05d}.{step}.started")
-
-
-def execution_path(run: str, entity: str, part: int, step: str = "migrate") -> str:
-    """What the last execution of a part did."""
-    return run_path(run, f"progress/{entity}/{part:05d}.{step}.json")
-
-
-def was_started(store: Store, run: str, entity: str, part: int, step: str = "migrate") -> bool:
-    """Whether a part was begun, so that something of it may be in the target."""
-    return store.has(started_path(run, entity, part, step))
-
-
-def find_conflicts(store: Store, run: str, entity: str) -> list[WriteConflict]:
-    """The conflicts that the writers of a run met in one entity."""
-    kept: list[WriteConflict] = []
-    for path in store.list(run_path(run, f"progress/{entity}/")):
-        if path.endswith(".json"):
-            kept += store.get_document(path, Execution).conflicts
-    return kept

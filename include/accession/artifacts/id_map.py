@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from accession.errors import SourceError
+from accession.items import ItemKey, RowKey
 
 EntryState = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
 
@@ -49,10 +50,10 @@ COLUMNS = "old_key, generation, latest, new_id, identity, checksum, row_checksum
 class Entry(NamedTuple):
     """One row of the map, without its number."""
 
-    old_key: int | str
+    old_key: RowKey
     generation: int
     latest: int
-    new_id: str
+    new_id: ItemKey
     identity: bytes
     checksum: bytes
     row_checksum: bytes | None
@@ -64,7 +65,7 @@ class Entry(NamedTuple):
 class RejectedRow(NamedTuple):
     """One row that was not migrated."""
 
-    old_key: int | str | float | bytes | None
+    old_key: RowKey
     column: str
     reason: str
     held: int

@@ -1,13 +1,10 @@
 """A run and what it is made of: its name, its backup, the head it stands on. Written once, when the run is named."""
 
 import logging
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from accession.artifacts.document import Document, run_path
-from accession.artifacts.store import Store
-from accession.errors import SourceError, StoreError
+from accession.artifacts.document import Document
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +46,3 @@ class Manifest(Document):
     def param(self, name: str) -> Any:
         """A param of the run."""
         return self.params[name]
-
-
-def load_manifest(store: Store, run: str) -> Manifest:
-    """The manifest of a run. Raises StoreError when there is no such run."""
-    found = store.find_document(run_path(run, "manifest.json"), Manifest)
-    if found is None:
-        raise StoreError(f"there is no run {run} in {store.uri('runs/')}: see make audit for those there are.")
-    return found
-
-
-def fetch_backup(store: Store, manifest: Manifest, folder: Path) -> Path:
-    """The backup of a run as a local file, its digest checked. Raises SourceError when it has expired."""
-    path = f"backups/{manifest.snapshot.sha256}.db"
-    if not store.has(path):
-        raise SourceError(
-            f"the backup of run {manifest.run} has expired: the bucket's lifecycle removed {store.uri(path)}."
-        )
-    return store.download(path, folder / "backup.db", manifest.snapshot.sha256)

@@ -3,8 +3,7 @@
 from decimal import Decimal
 
 from accession.artifacts.change_set import Counts
-from accession.artifacts.document import Document, run_path
-from accession.artifacts.store import Store
+from accession.artifacts.document import Document
 
 
 class EntityPlan(Document):
@@ -38,13 +37,3 @@ class Plan(Document):
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
         return self.writes == 0
-
-
-def load_plan(store: Store, run: str) -> Plan:
-    """The plan of a run. Raises StoreError when it got none."""
-    return store.get_document(run_path(run, "plan.json"), Plan)
-
-
-def find_plan(store: Store, run: str) -> Plan | None:
-    """The plan of a run, or None when it did not come so far."""
-    return store.find_document(run_path(run, "plan.json"), Plan)

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from accession.artifacts.document import Document, run_path
+from accession.artifacts.document import Document
 from accession.artifacts.manifest import SnapshotRef
-from accession.artifacts.store import Store
 
 Status = Literal["verified", "unchanged", "dry_run", "failed", "rolled_back", "rejected", "refused"]
 GOOD: tuple[Status, ...] = ("verified", "unchanged", "dry_run")
@@ -85,13 +84,3 @@ class Report(Document):
         totals = self.totals
         parts = [f"{totals[name]:,} {name}".replace(",", " ") for name in names if totals[name]]
         return ", ".join([*parts, self.status.replace("_", " ")])
-
-
-def load_report(store: Store, run: str) -> Report:
-    """Return the report of a run's last end. Raises StoreError if it has none."""
-    return store.get_document(run_path(run, "report.json"), Report)
-
-
-def find_report(store: Store, run: str) -> Report | None:
-    """Return the report of a run's last end, or None before its first."""
-    return store.find_document(run_path(run, "report.json"), Report)

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from accession.artifacts.document import Document, run_path
-from accession.artifacts.store import Store
+from accession.artifacts.document import Document
 
 
 class Undone(Document):
@@ -28,13 +27,3 @@ class Rollback(Document):
     write_units: float
     started_at: str
     ended_at: str
-
-
-def rollback_path(run: str) -> str:
-    """Where the outcome of an undo lies."""
-    return run_path(run, "rollback.json")
-
-
-def find_rollback(store: Store, run: str) -> Rollback | None:
-    """The last undo of a run, if there was one."""
-    return store.find_document(rollback_path(run), Rollback)

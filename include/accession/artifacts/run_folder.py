@@ -6,9 +6,8 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import orjson
-
-from accession.artifacts.change_set import Change, Part, StagedEntity
+from accession.artifacts.change_set import Change, Part, StagedEntity, decode_change
+from accession.artifacts.document import run_path
 from accession.artifacts.execution import Execution, WriteConflict
 from accession.artifacts.manifest import Manifest
 from accession.artifacts.plan import Plan
@@ -31,7 +30,7 @@ class RunFolder:
 
     def path(self, name: str = "") -> str:
         """Return the path of an artifact; without a name, of the folder."""
-        return f"runs/{self.run}/{name}"
+        return run_path(self.run, name)
 
     def uri(self, name: str = "") -> str:
         """Return the s3:// address of an artifact; without a name, of the folder."""
@@ -94,7 +93,7 @@ class RunFolder:
 
     def read_changes(self, entity: str, part: Part) -> Iterator[Change]:
         """Return the lines of a part, parsed. Raises StoreError when it is damaged."""
-        return (Change(**orjson.loads(line)) for line in self.read_lines(entity, part))
+        return (decode_change(line) for line in self.read_lines(entity, part))
 
     def find_plan(self) -> Plan | None:
         """Return the plan, or None if the run has not come so far."""

@@ -12,21 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
-from accession.artifacts import (
-    Manifest,
-    Plan,
-    Report,
-    Rollback,
-    StagedEntity,
-    Store,
-    Verification,
-    find_plan,
-    find_rollback,
-    load_manifest,
-    run_path,
-    staged_entity_path,
-    verification_path,
-)
+from accession.artifacts import Manifest, Plan, Report, Rollback, RunFolder, Store, Verification, run_path
 from accession.audit.hash_chain import IN_FLIGHT
 from accession.audit.id_map_cache import ListedRow
 from accession.errors import StoreError
@@ -98,7 +84,7 @@ def _read_entry(store: Store, number: int) -> RegisterEntry:
         report = _load_report(store, record.run, record.artifacts.get(run_path(record.run, "report.json"), ""))
     except (StoreError, ValueError):  # removed or altered: the record is still shown, and the audit names the damage
         return RegisterEntry(number, record, None, None)
-    return RegisterEntry(number, record, report, find_rollback(store, record.run) if report else None)
+    return RegisterEntry(number, record, report, RunFolder(store, record.run).find_rollback() if report else None)
 
 
 @lru_cache(maxsize=4096)
@@ -130,21 +116,19 @@ def list_unended(store: Store, now: datetime | None = None) -> list[Manifest]:
     after = f"{(now or datetime.now(UTC)) - RECENT:%Y%m%dT%H%M%SZ}"
     runs = sorted(store.list_folders("runs/", after), reverse=True)
     found = run_all(runs, lambda run: None if store.has(run_path(run, "report.json")) else run, IN_FLIGHT)
-    return [load_manifest(store, run) for run in sorted((run for _, run in found if run), reverse=True)]
+    return [RunFolder(store, run).load_manifest() for run in sorted((run for _, run in found if run), reverse=True)]
 
 
 def load_run_documents(store: Store, mapping: Mapping, run: str) -> RunDocuments:
     """Load what a run has left so far. Raises StoreError if there is no such run, or if a document is damaged."""
-    manifest = load_manifest(store, run)
-    found = run_all(
-        mapping.order, lambda name: store.find_document(verification_path(run, name), Verification), IN_FLIGHT
-    )
+    manifest = RunFolder(store, run).load_manifest()
+    found = run_all(mapping.order, lambda name: RunFolder(store, run).find_verification(name), IN_FLIGHT)
     verified = {name: verification for name, verification in found if verification}
     return RunDocuments(
         manifest=manifest,
-        report=store.find_document(run_path(run, "report.json"), Report),
-        plan=find_plan(store, run),
-        rollback=find_rollback(store, run),
+        report=RunFolder(store, run).find_report(),
+        plan=RunFolder(store, run).find_plan(),
+        rollback=RunFolder(store, run).find_rollback(),
         verifications=[verified[name] for name in mapping.order if name in verified],
         state=find_state(store),
     )
@@ -166,11 +150,6 @@ def find_record(store: Store, documents: RunDocuments) -> LogRecord | None:
     except (StoreError, ValueError):
         return None
     return None
-
-
-def find_staged_entity(store: Store, run: str, entity: str) -> StagedEntity | None:
-    """Return what staging wrote about an entity, or None if it is not staged yet."""
-    return store.find_document(staged_entity_path(run, entity), StagedEntity)
 
 
 def peek_rejects(store: Store, run: str, limit: int) -> Iterator[tuple[str, ListedRow]]:

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accession.artifacts import Store, open_id_map
 from accession.errors import StoreError
+from accession.items import show_row_key
 
 CACHE_BYTES = 2 * 1024**3
 MAP_BYTES = 1024**3  # a larger map is not downloaded for a page
@@ -70,7 +71,7 @@ def search_ids(connection: sqlite3.Connection, entity: str, wanted: str, limit: 
         (wanted, limit),
     )
     return [
-        FoundEntry(entity, show_key(key), generation, bool(latest), new_id, state, seen, bool(written))
+        FoundEntry(entity, show_row_key(key), generation, bool(latest), new_id, state, seen, bool(written))
         for key, generation, latest, new_id, state, seen, written in found
     ]
 
@@ -97,12 +98,7 @@ def _read_page(
         f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT ?2 OFFSET ?3",
         (wanted, size, (page - 1) * size),
     )
-    return ListPage([ListedRow(show_key(key), column, reason) for key, column, reason in rows], total)
-
-
-def show_key(key: Any) -> str:
-    """Return an old key as text; bytes in hexadecimal."""
-    return key.hex() if isinstance(key, bytes) else "" if key is None else str(key)
+    return ListPage([ListedRow(show_row_key(key), column, reason) for key, column, reason in rows], total)
 
 
 def _fetch(store: Store, path: str, sha256: str) -> Path:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from accession.artifacts import StagedEntity, Store, execution_path, run_path, started_path
+from accession.artifacts import RunFolder, StagedEntity, Store
 from accession.audit.hash_chain import IN_FLIGHT
-from accession.audit.history import RunDocuments, find_staged_entity
+from accession.audit.history import RunDocuments
 from accession.mapping import Mapping
 from accession.threads import run_all
 
@@ -99,11 +99,10 @@ def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: date
 
 
 def _find_traces(store: Store, mapping: Mapping, documents: RunDocuments) -> _Traces:
-    run = documents.manifest.run
-    found = {name: find_staged_entity(store, run, name) for name in mapping.order}
-    staged = {name: entity for name, entity in found.items() if entity}
-    marks = set(store.list(run_path(run, "progress/")))
-    writes = {name: _count_writes(run, name, entity, marks) for name, entity in staged.items()}
+    folder = RunFolder(store, documents.manifest.run)
+    staged = {name: entity for name in mapping.order if (entity := folder.find_staged(name)) is not None}
+    marks = set(store.list(folder.path("progress/")))
+    writes = {name: _count_writes(folder, name, entity, marks) for name, entity in staged.items()}
     return _Traces(mapping, documents, staged, marks, writes)
 
 
@@ -164,9 +163,9 @@ def judge_steps(stages: list[tuple[str, list[Step]]]) -> list[StepProgress]:
     return judged
 
 
-def _count_writes(run: str, name: str, entity: StagedEntity, marks: set[str]) -> _Writes:
-    done = [part for part in entity.parts if execution_path(run, name, part.part) in marks]
-    begun = sum(started_path(run, name, part.part) in marks for part in entity.parts)
+def _count_writes(folder: RunFolder, name: str, entity: StagedEntity, marks: set[str]) -> _Writes:
+    done = [part for part in entity.parts if folder.path_of_execution(name, part.part) in marks]
+    begun = sum(folder.path_of_mark(name, part.part) in marks for part in entity.parts)
     items, items_done = (sum(part.put + part.update for part in parts) for parts in (entity.parts, done))
     return _Writes(len(entity.parts), begun, len(done), items, items_done)
 

@@ -1,1 +1,1 @@
-"""The commands behind `make`."""
+"""What `make` calls."""

@@ -10,7 +10,7 @@ from accession.items.builder import (
     is_same_thing,
     is_unicode,
 )
-from accession.items.keys import ItemKey, KeySchema, KeyType, RowKey, Table
+from accession.items.keys import ItemKey, KeySchema, KeyType, RowKey, Table, show_row_key
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, measure_item
 from accession.items.values import TypedValue
 
@@ -33,4 +33,5 @@ __all__ = [
     "is_same_thing",
     "is_unicode",
     "measure_item",
+    "show_row_key",
 ]

@@ -23,6 +23,11 @@ RowKey = SqliteValue
 """The key of a source row, as SQLite holds it. Rows that can be migrated have an integer or a text."""
 
 
+def show_row_key(key: RowKey) -> str:
+    """Return a row's key as people read it; bytes in hexadecimal, and nothing for NULL."""
+    return key.hex() if isinstance(key, bytes) else "" if key is None else str(key)
+
+
 @dataclass(frozen=True)
 class KeySchema:
     """The key attributes of a table: the partition key first, then the sort key if the table has one."""

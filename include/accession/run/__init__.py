@@ -1,4 +1,4 @@
-"""The steps of a run, in the order of the DAG. `Run` is the one object that all of them are called through."""
+"""The steps of a run, in the order of the DAG."""
 
 from accession.run.facts import RunFacts
 from accession.run.finish import Outcome

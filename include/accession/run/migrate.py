@@ -13,14 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from accession.artifacts import (
-    Change,
-    Execution,
-    Part,
-    StagedEntity,
-    WriteConflict,
-    split_put,
-)
+from accession.artifacts import Change, Execution, Part, StagedEntity, WriteConflict, split_put
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
 from accession.items import TypedItem, checksum_item

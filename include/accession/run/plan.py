@@ -12,17 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts import (
-    Change,
-    Counts,
-    EntityPlan,
-    Plan,
-    StagedEntity,
-    Store,
-    list_rejects,
-)
+from accession.artifacts import Change, Counts, EntityPlan, Plan, StagedEntity, Store, list_rejects
 from accession.errors import RefusedError
-from accession.items import MASK, TypedItem
+from accession.items import MASK, TypedItem, show_row_key
 from accession.mapping import Entity
 from accession.progress import show_seconds
 from accession.run.context import RunContext
@@ -148,7 +140,8 @@ def _sample(run: RunContext, name: str, index: StagedEntity) -> Iterator[str]:
 
 def show_change(entity: Entity, change: Change) -> str:
     """One change in a line, sensitive values masked."""
-    head = f"{change.op} {change.old_key} → {change.key}" if change.key else f"{change.op} {change.old_key}"
+    shown = show_row_key(change.old_key)
+    head = f"{change.op} {shown} → {change.key}" if change.key else f"{change.op} {shown}"
     if change.op == "reject":
         return f"{head}: {change.reason}"
     if change.op == "update" and change.before and change.item:

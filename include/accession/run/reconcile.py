@@ -18,7 +18,7 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.items import ItemBuilder, Prepared, Reject, TypedItem, checksum_item, measure_item
+from accession.items import ItemBuilder, ItemKey, Prepared, Reject, RowKey, TypedItem, checksum_item, measure_item
 from accession.run.context import RunContext
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
@@ -31,7 +31,7 @@ class Recorded(NamedTuple):
     """What the head says of a key."""
 
     generation: int
-    new_id: str
+    new_id: ItemKey
     identity: bytes
     checksum: bytes
     row_checksum: bytes | None
@@ -42,8 +42,8 @@ class Recorded(NamedTuple):
 class Pending(NamedTuple):
     """A change that waits for what the target holds. `prepared` is None for a delete."""
 
-    old_key: Any
-    new_id: str
+    old_key: RowKey
+    new_id: ItemKey
     entry: Entry
     recorded: Recorded | None
     prepared: Prepared | None

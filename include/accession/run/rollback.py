@@ -9,14 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from accession.artifacts import (
-    Change,
-    Part,
-    Rollback,
-    StagedEntity,
-    Store,
-    Undone,
-)
+from accession.artifacts import Change, Part, Rollback, StagedEntity, Store, Undone
 from accession.commands import show_rollback
 from accession.dynamodb import DynamoDB
 from accession.errors import ConflictError, RefusedError

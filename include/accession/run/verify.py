@@ -19,12 +19,7 @@ from sqlite3 import Connection
 
 import orjson
 
-from accession.artifacts import (
-    PROBLEMS,
-    Problem,
-    Verification,
-    open_id_map,
-)
+from accession.artifacts import PROBLEMS, Problem, Verification, open_id_map
 from accession.errors import VerificationError
 from accession.items import TypedItem, checksum_items
 from accession.progress import Progress

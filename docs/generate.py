@@ -1,0 +1,214 @@
+"""Write docs/params.md and docs/mapping.md from the models, or check that they are up to date: `make docs`.
+
+    python docs/generate.py            write both
+    python docs/generate.py --check    exit 1 if one of them is stale
+
+Texts come from the models' own descriptions, so a new param or key is documented where it is declared.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("ACCESSION_ENVIRONMENT", None)  # it is a param's default, and the documents are the same everywhere
+
+from pydantic import BaseModel
+
+from accession.mapping import MAPPINGS, Attribute, Entity, Mapping
+from accession.params import MigrateParams, RollbackParams
+
+DOCS = Path(__file__).parent
+HOME_LIBRARY = MAPPINGS / "book_library.yaml"
+NOTICE = "<!-- Written by `make docs` from {source}. Change it there, then run `make docs`. -->"
+SHOWN_PATTERN = 45  # characters; longer patterns say less than the description
+
+# What the models do not say yet. A description in the model wins.
+NOTES = {
+    "Mapping.name": "Name of the mapping, and of its file without `.yaml`.",
+    "Mapping.timezone": "Time zone of date texts without an offset, as in the IANA database.",
+    "Mapping.schedule": "Schedule of the DAG: a cron expression or a preset such as `@daily`. Without one, the DAG "
+    "runs when it is triggered.",
+    "Mapping.entities": "Entities by name.",
+    "Entity.source": "Where the rows come from.",
+    "Entity.target": "Where the items go.",
+    "Entity.attributes": "Attributes of the item by name.",
+    "Source.table": "SQLite table.",
+    "Target.table": "DynamoDB table. `{environment}` is replaced by the run's environment.",
+}
+
+# What a key takes, where its type alone would say "text".
+KINDS = {
+    "Attribute.type": "[column type](#column-types)",
+    "Attribute.default": "as the type says",
+    "Attribute.references": "name of an entity",
+}
+
+
+def write_params() -> str:
+    """Return docs/params.md."""
+    lines = [
+        "# Params",
+        "",
+        NOTICE.format(source="include/accession/params.py"),
+        "",
+        "Params of the two DAGs that each mapping has. In Airflow, the trigger form shows them under their titles. On "
+        "the command line they go into `CONF`, as in `CONF='{\"max_rejects\": 2}'`. A param that does not exist is "
+        "refused.",
+    ]
+    for dag, model in (("migrate", MigrateParams), ("rollback", RollbackParams)):
+        lines += ["", f"## {dag}_&lt;mapping&gt;", ""]
+        schema = model.model_json_schema()
+        rows = [
+            (
+                f"`{name}`",
+                field.get("title", ""),
+                _describe_kind(field),
+                _show_default(field),
+                field.get("description", ""),
+            )
+            for name, field in schema["properties"].items()
+        ]
+        lines += _make_table(("param", "title in the form", "takes", "default", "what it does"), rows)
+        old_names: dict[str, str] = getattr(model, "old_names", {})
+        if old_names:
+            named = ", ".join(f"`{old}` for `{new}`" for old, new in old_names.items())
+            lines += ["", f"Old names are accepted with a warning for one version: {named}."]
+    return "\n".join([*lines, ""])
+
+
+def write_mapping() -> str:
+    """Return docs/mapping.md."""
+    lines = [
+        "# Mapping files",
+        "",
+        NOTICE.format(source="include/accession/mapping"),
+        "",
+        "A mapping file says what goes where. Each file `include/mappings/<name>.yaml` makes two DAGs, "
+        "`migrate_<name>` and `rollback_<name>`. The file is checked when it is loaded; an error names the file, the "
+        "entity and the key. Unknown keys are errors.",
+        "",
+        "The home library's mapping:",
+        "",
+        "```yaml",
+        HOME_LIBRARY.read_text().rstrip("\n"),
+        "```",
+    ]
+    for title, model, hidden in (
+        ("The file", Mapping, {"sha256"}),
+        ("Entity", Entity, {"name"}),
+        ("Source", Entity.model_fields["source"].annotation, set[str]()),
+        ("Target", Entity.model_fields["target"].annotation, set[str]()),
+        ("Attribute", Attribute, set[str]()),
+    ):
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += ["", f"## {title}", ""]
+        if model is not Mapping and model.__doc__:
+            lines += [model.__doc__.strip(), ""]
+        lines += _make_table(("key", "takes", "default", "what it says"), _list_keys(model, hidden))
+    lines += ["", "## Column types", "", "A value that cannot be what its type says is a reject.", ""]
+    lines += _make_table(("type", "index key", "default", "what it does"), _list_types())
+    lines += [
+        "",
+        "SQL NULL becomes a DynamoDB NULL, and an empty text stays empty. A `default` of the attribute replaces both. "
+        "In index keys both are left out, since DynamoDB refuses them there; the report counts such items as "
+        "adjusted.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _list_keys(model: type[BaseModel], hidden: set[str]) -> Iterator[tuple[str, ...]]:
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    for name, field in schema["properties"].items():
+        if name in hidden:
+            continue
+        description = model.model_fields[name].description or NOTES.get(f"{model.__name__}.{name}")
+        if not description:
+            raise SystemExit(f"{model.__name__}.{name} has no description: give its Field one.")
+        default = "required" if name in required else _show_default(field)
+        kind = KINDS.get(f"{model.__name__}.{name}") or _describe_kind(field)
+        yield f"`{name}`", kind, default, _make_sentence(description)
+
+
+def _list_types() -> Iterator[tuple[str, ...]]:
+    try:
+        from accession.column_types import COLUMN_TYPES  # noqa: PLC0415
+    except ImportError:  # the registry of column types has not landed yet
+        from accession.items import values  # noqa: PLC0415
+
+        for name in ("string", "number", "boolean", "binary", "timestamp", "json", "auto"):
+            doc = getattr(values, f"to_{name}").__doc__ or ""
+            yield f"`{name}`", "see above", "see above", _make_sentence(doc)
+        return
+    for name, column_type in COLUMN_TYPES.items():
+        default = column_type.default.takes if column_type.default else "none"
+        options = [
+            f"`{option}`: {_make_sentence(known.doc)[:-1]}, one of "
+            f"{', '.join(f'`{choice}`' for choice in known.choices)} (default `{known.default}`)."
+            for option, known in column_type.options.items()
+        ]
+        yield f"`{name}`", column_type.key_type or "no", default, " ".join([column_type.doc, *options])
+
+
+def _describe_kind(field: dict[str, Any]) -> str:
+    """Return what a field takes, in a few words."""
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    return " or ".join(dict.fromkeys(_describe_one(kind) for kind in kinds))
+
+
+def _describe_one(kind: dict[str, Any]) -> str:
+    if "$ref" in kind:
+        name = kind["$ref"].rsplit("/", 1)[1]
+        return f"[{name.lower()}](#{name.lower()})"
+    if "enum" in kind:
+        return ", ".join(f"`{value}`" for value in kind["enum"])
+    match kind.get("type"):
+        case "boolean":
+            return "true or false"
+        case "integer" | "number" as number:
+            low, high = kind.get("minimum"), kind.get("maximum")
+            bounds = f", {low:,} to {high:,}" if low is not None and high is not None else ""
+            return f"{number}{bounds}"
+        case "array":
+            return f"list of {_describe_kind(kind['items'])}" if "items" in kind else "list"
+        case "object":
+            return f"by name, {_describe_kind(kind['additionalProperties'])}"
+        case _:
+            pattern = kind.get("pattern", "")
+            return f"text like `{pattern}`" if 0 < len(pattern) <= SHOWN_PATTERN else "text"
+
+
+def _show_default(field: dict[str, Any]) -> str:
+    default = field.get("default")
+    if default in (None, "", []):
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _make_sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
+def _make_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines]
+
+
+def main() -> int:
+    """Write the documents; with --check, compare them instead. Return 1 if one is stale."""
+    documents = {DOCS / "params.md": write_params(), DOCS / "mapping.md": write_mapping()}
+    stale = [path for path, text in documents.items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(DOCS.parent)} is stale: run `make docs`.", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(documents[path])
+        print(f"wrote {path.relative_to(DOCS.parent)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
