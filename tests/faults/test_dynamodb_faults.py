@@ -2,21 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any
 
 import boto3
 import orjson
 import pytest
 
-from accession.dynamodb import DynamoDB, client_config
+from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
 from accession.errors import AccessError, FencedError, TransientError
-from accession.items import TypedItem
+from accession.items import ItemKey, KeySchema, Table, TypedItem
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
 EVERYTHING = Faults(
     throttle=0.3, unprocessed=0.3, error_before=0.06, error_after=0.06, cut_before=0.06, cut_after=0.06, damaged=0.06
 )
+Outcomes = Iterator[tuple[PutAbsent | Update | Delete, bool]]
 BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after", "damaged"}
 ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
 
@@ -29,7 +29,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.now += seconds
 
 
@@ -79,9 +79,16 @@ def by_key(items: list[TypedItem]) -> dict[str, TypedItem]:
     return {item["book_id"]["S"]: item for item in items}
 
 
+def keyed(table: str) -> Table:
+    return Table(table, KeySchema(("book_id",)))
+
+
+def key(item: TypedItem) -> ItemKey:
+    return ItemKey(item["book_id"]["S"])
+
+
 def read_all(dynamodb: DynamoDB, table: str) -> dict[str, TypedItem]:
-    pages = chain.from_iterable(dynamodb.scan_pages(table, segment, 3) for segment in range(3))
-    return by_key([item for page in pages for items in page for item in items])
+    return by_key([item for _, page in dynamodb.scan_pages(table, 3) for items in page for item in items])
 
 
 def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
@@ -108,11 +115,11 @@ def test_no_item_is_missed_while_reading_when_everything_breaks(proxy, connect, 
         item["text"] = {"S": "x" * 20_000}
     direct.put_items(table, as_puts(items))
     proxy.faults, dynamodb = EVERYTHING, connect()
-    keys = [f"key-{number}" for number in range(700)]
-    assert dynamodb.read_items(table, "book_id", keys) == by_key(items)
+    keys = [ItemKey(f"key-{number}") for number in range(700)]
+    assert dynamodb.read_items(keyed(table), keys) == by_key(items)
     assert read_all(dynamodb, table) == by_key(items)
     for number in range(20):
-        found = dynamodb.query_keys(table, "isbn-index", "book_id", {"isbn": {"S": f"isbn-{number}"}})
+        found = dynamodb.query_keys(keyed(table), "isbn-index", {"isbn": {"S": f"isbn-{number}"}})
         assert found == [f"key-{number}"]
     assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_keys"] > 0
 
@@ -132,18 +139,19 @@ def test_a_write_whose_answer_was_lost_is_known_as_our_own(proxy, connect, direc
     changed = [item | {"rating": {"N": "1000"}} for item in items]
     proxy.faults, dynamodb = ANSWER_LOST, connect()
 
-    def put(item: TypedItem) -> bool:
-        return dynamodb.put_absent_item(table, "book_id", item)
+    def put(items: list[TypedItem]) -> Outcomes:
+        return dynamodb.put_absent_items(keyed(table), [PutAbsent(key(item), item) for item in items])
 
-    def update(item: TypedItem) -> bool:
-        return dynamodb.update_item(table, "book_id", item["book_id"]["S"], item, item | {"rating": {"N": "1000"}})
+    def update(items: list[TypedItem]) -> Outcomes:
+        updates = [Update(key(item), item, item | {"rating": {"N": "1000"}}) for item in items]
+        return dynamodb.update_items(keyed(table), updates)
 
-    def delete(item: TypedItem) -> bool:
-        return dynamodb.delete_item(table, "book_id", item["book_id"]["S"], item)
+    def delete(items: list[TypedItem]) -> Outcomes:
+        return dynamodb.delete_items(keyed(table), [Delete(key(item), item) for item in items])
 
     for write, on, then in ((put, items, items), (update, items, changed), (delete, changed, [])):
         lost = proxy.counts["error_after"] + proxy.counts["cut_after"]
-        assert [done for _, done in dynamodb.run_all(on, write)] == [True] * 40
+        assert [done for _, done in write(on)] == [True] * 40
         assert read_all(direct, table) == by_key(then)
         assert proxy.counts["error_after"] + proxy.counts["cut_after"] > lost
 
@@ -154,15 +162,13 @@ def test_the_applications_work_is_kept_when_everything_breaks(proxy, connect, di
     direct.put_items(table, as_puts(theirs))
     proxy.faults, dynamodb = EVERYTHING, connect()
 
-    def write(item: TypedItem) -> tuple[bool, bool, bool]:
-        key = item["book_id"]["S"]
-        return (
-            dynamodb.update_item(table, "book_id", key, item, item | {"rating": {"N": "1000"}}),
-            dynamodb.put_absent_item(table, "book_id", item),
-            dynamodb.delete_item(table, "book_id", key, item),
-        )
-
-    assert {done for _, done in dynamodb.run_all(items, write)} == {(False, False, False)}
+    updates = [Update(key(item), item, item | {"rating": {"N": "1000"}}) for item in items]
+    for outcomes in (
+        dynamodb.update_items(keyed(table), updates),
+        dynamodb.put_absent_items(keyed(table), [PutAbsent(key(item), item) for item in items]),
+        dynamodb.delete_items(keyed(table), [Delete(key(item), item) for item in items]),
+    ):
+        assert [done for _, done in outcomes] == [False] * 20
     assert read_all(direct, table) == by_key(theirs)
     assert proxy.counts["throttled"] > 0
 
@@ -214,7 +220,7 @@ def test_a_writer_that_lost_its_target_sends_nothing_more(proxy, connect, table)
             raise FencedError("another run owns the target now")
 
     with pytest.raises(FencedError):
-        connect(check=check).put_items(table, as_puts(make_items(800)))
+        connect(in_flight=1, check=check, fence_seconds=0).put_items(table, as_puts(make_items(800)))
     assert proxy.counts["requests"] == 10
 
 

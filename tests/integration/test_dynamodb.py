@@ -2,16 +2,15 @@
 
 import base64
 from collections import Counter
-from itertools import chain
 from typing import Any
 
 import boto3
 import orjson
 import pytest
 
-from accession.dynamodb import DynamoDB, client_config
+from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
 from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
-from accession.items import TypedItem
+from accession.items import ItemKey, KeySchema, Table, TypedItem
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.now += seconds
 
 
@@ -50,13 +49,31 @@ def as_puts(items: list[TypedItem]) -> list[tuple[str, bytes]]:
     return [(item["user_book_id"]["S"], orjson.dumps(item)) for item in items]
 
 
+def keyed(table: str) -> Table:
+    return Table(table, KeySchema(("user_book_id",)))
+
+
 def read_all(dynamodb: DynamoDB, table: str, segments: int = 1) -> list[TypedItem]:
-    pages = chain.from_iterable(dynamodb.scan_pages(table, segment, segments) for segment in range(segments))
-    return [item for page in pages for items in page for item in items]
+    return [item for _, page in dynamodb.scan_pages(table, segments) for items in page for item in items]
 
 
 def read_one(dynamodb: DynamoDB, table: str, key: str = "key-1") -> TypedItem | None:
-    return dynamodb.read_items(table, "user_book_id", [key]).get(key)
+    return dynamodb.read_items(keyed(table), [ItemKey(key)]).get(ItemKey(key))
+
+
+def update_item(dynamodb: DynamoDB, table: str, key: str, before: TypedItem, after: TypedItem) -> bool:
+    ((_, done),) = dynamodb.update_items(keyed(table), [Update(ItemKey(key), before, after)])
+    return done
+
+
+def put_absent_item(dynamodb: DynamoDB, table: str, item: TypedItem) -> bool:
+    ((_, done),) = dynamodb.put_absent_items(keyed(table), [PutAbsent(ItemKey(item["user_book_id"]["S"]), item)])
+    return done
+
+
+def delete_item(dynamodb: DynamoDB, table: str, key: str, before: TypedItem) -> bool:
+    ((_, done),) = dynamodb.delete_items(keyed(table), [Delete(ItemKey(key), before)])
+    return done
 
 
 # Tables
@@ -84,8 +101,8 @@ def test_a_table_is_empty_until_it_holds_an_item(dynamodb, table):
         lambda dynamodb: dynamodb.describe_table("Nowhere"),
         lambda dynamodb: dynamodb.is_empty("Nowhere"),
         lambda dynamodb: dynamodb.put_items("Nowhere", as_puts([make_item(1)])),
-        lambda dynamodb: dynamodb.read_items("Nowhere", "user_book_id", ["a"]),
-        lambda dynamodb: dynamodb.delete_item("Nowhere", "user_book_id", "a", make_item(1)),
+        lambda dynamodb: dynamodb.read_items(keyed("Nowhere"), [ItemKey("a")]),
+        lambda dynamodb: delete_item(dynamodb, "Nowhere", "a", make_item(1)),
     ],
 )
 def test_a_missing_table_is_named_with_the_remedy(dynamodb, call):
@@ -168,7 +185,7 @@ def test_a_writer_that_lost_its_target_stops(table):
         if calls > 3:
             raise FencedError("another run owns the target now")
 
-    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=1, check=check)
+    dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=1, check=check, fence_seconds=0)
     with pytest.raises(FencedError):
         dynamodb.put_items(table, as_puts([make_item(number) for number in range(500)]))
     assert len(read_all(dynamodb, table)) == 75
@@ -188,10 +205,10 @@ def test_an_update_changes_what_differs_and_nothing_else(dynamodb, table):
     dynamodb.put_items(table, as_puts([before | {"by_the_application": {"S": "kept"}}]))
     after = {**before, "status": {"S": "read"}, "new": {"BOOL": True}}
     del after["old"]
-    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert update_item(dynamodb, table, "key-1", before, after)
     assert read_one(dynamodb, table) == after | {"by_the_application": {"S": "kept"}}
-    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after), "repeating is safe"
-    assert dynamodb.update_item(table, "user_book_id", "key-1", after, before), "and so is the way back"
+    assert update_item(dynamodb, table, "key-1", before, after), "repeating is safe"
+    assert update_item(dynamodb, table, "key-1", after, before), "and so is the way back"
     assert read_one(dynamodb, table) == before | {"by_the_application": {"S": "kept"}}
 
 
@@ -210,13 +227,13 @@ def test_an_update_leaves_alone_what_the_application_changed(dynamodb, table, to
     after = make_item(1, status={"S": "read"}, new={"BOOL": True})
     held = {name: value for name, value in (before | touched).items() if value is not None}
     dynamodb.put_items(table, as_puts([held]))
-    assert not dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert not update_item(dynamodb, table, "key-1", before, after)
     assert read_one(dynamodb, table) == held
 
 
 def test_an_update_never_creates_an_item(dynamodb, table):
-    assert not dynamodb.update_item(table, "user_book_id", "key-1", make_item(1), make_item(1, new={"S": "x"}))
-    assert not dynamodb.update_item(table, "user_book_id", "key-1", make_item(1), make_item(1))
+    assert not update_item(dynamodb, table, "key-1", make_item(1), make_item(1, new={"S": "x"}))
+    assert not update_item(dynamodb, table, "key-1", make_item(1), make_item(1))
     assert read_one(dynamodb, table) is None
 
 
@@ -224,15 +241,15 @@ def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb, table):
     before = make_item(1, **{f"attribute{number}": {"N": "1"} for number in range(100)})
     after = make_item(1, **{f"attribute{number}": {"N": "2"} for number in range(100)})
     dynamodb.put_items(table, as_puts([before]))
-    assert dynamodb.update_item(table, "user_book_id", "key-1", before, after)
+    assert update_item(dynamodb, table, "key-1", before, after)
     assert read_one(dynamodb, table) == after
-    assert dynamodb.delete_item(table, "user_book_id", "key-1", after)
+    assert delete_item(dynamodb, table, "key-1", after)
 
 
 def test_an_item_is_put_only_where_nothing_is(dynamodb, table):
-    assert dynamodb.put_absent_item(table, "user_book_id", make_item(1))
-    assert not dynamodb.put_absent_item(table, "user_book_id", make_item(1, status={"S": "other"}))
-    assert not dynamodb.put_absent_item(table, "user_book_id", make_item(1))
+    assert put_absent_item(dynamodb, table, make_item(1))
+    assert not put_absent_item(dynamodb, table, make_item(1, status={"S": "other"}))
+    assert not put_absent_item(dynamodb, table, make_item(1))
     assert read_one(dynamodb, table) == make_item(1)
 
 
@@ -245,15 +262,15 @@ def test_a_changed_item_is_not_deleted(dynamodb, table, touched):
     before = make_item(1, binary={"B": "AAED"})
     held = {name: value for name, value in (before | touched).items() if value is not None}
     dynamodb.put_items(table, as_puts([held]))
-    assert not dynamodb.delete_item(table, "user_book_id", "key-1", before)
+    assert not delete_item(dynamodb, table, "key-1", before)
     assert read_one(dynamodb, table) == held
 
 
 def test_an_item_is_deleted_once(dynamodb, table):
     item = make_item(1, binary={"B": "AAED"}, null={"NULL": True}, empty={"S": ""}, json={"M": {"a": {"L": []}}})
     dynamodb.put_items(table, as_puts([item, make_item(2)]))
-    assert dynamodb.delete_item(table, "user_book_id", "key-1", item)
-    assert not dynamodb.delete_item(table, "user_book_id", "key-1", item)
+    assert delete_item(dynamodb, table, "key-1", item)
+    assert not delete_item(dynamodb, table, "key-1", item)
     assert read_all(dynamodb, table) == [make_item(2)]
 
 
@@ -264,8 +281,8 @@ def test_an_item_is_deleted_once(dynamodb, table):
 def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb, table, count):
     items = [make_item(number) for number in range(count)]
     dynamodb.put_items(table, as_puts(items))
-    keys = [f"key-{number}" for number in range(count + 5)]
-    found = dynamodb.read_items(table, "user_book_id", keys + keys[:7])
+    keys = [ItemKey(f"key-{number}") for number in range(count + 5)]
+    found = dynamodb.read_items(keyed(table), keys + keys[:7])
     assert found == {item["user_book_id"]["S"]: item for item in items}
 
 
@@ -276,18 +293,18 @@ def test_a_scan_over_all_segments_sees_every_item_once(dynamodb, table, segments
     seen = Counter(item["user_book_id"]["S"] for item in read_all(dynamodb, table, segments))
     assert seen == Counter(f"key-{number}" for number in range(150))
     assert dynamodb.consumed_read_units > 0
-    assert segments > 1 or len(list(dynamodb.scan_pages(table, 0, 1))) > 3, "a test of one page would prove little"
+    assert segments > 1 or len(list(dynamodb.scan_pages(table, 1))) > 3, "a test of one page would prove little"
 
 
 def test_an_index_finds_the_keys_over_all_pages(dynamodb, table):
     items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]
     dynamodb.put_items(table, as_puts(items))
-    by_user = dynamodb.query_keys(table, "user-index", "user_book_id", {"user_id": {"S": "user-1"}})
+    by_user = dynamodb.query_keys(keyed(table), "user-index", {"user_id": {"S": "user-1"}})
     assert sorted(by_user) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1)
     values = {"user_id": {"S": "user-1"}, "book_id": {"S": "book-0"}}
-    by_both = dynamodb.query_keys(table, "user-book-index", "user_book_id", values)
+    by_both = dynamodb.query_keys(keyed(table), "user-book-index", values)
     assert sorted(by_both) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1 and number % 2 == 0)
-    assert dynamodb.query_keys(table, "user-index", "user_book_id", {"user_id": {"S": "nobody"}}) == []
+    assert dynamodb.query_keys(keyed(table), "user-index", {"user_id": {"S": "nobody"}}) == []
 
 
 # The client

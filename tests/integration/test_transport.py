@@ -113,12 +113,24 @@ def certificate(tmp_path: Path) -> Path:
     return file
 
 
-def open_client(endpoint: str, **options: Any) -> DynamoDB:
+async def sleep(_: float) -> None:
+    """Wait for nothing."""
+
+
+def make_client(endpoint: str, **options: Any) -> Any:
     session = boto3.Session("AKIDEXAMPLE", "secret", options.pop("token", None), "us-east-1")
     config = client_config().merge(options.pop("config", Config()))
-    now = iter(range(0, 10_000, 30))
-    client = session.client("dynamodb", endpoint_url=endpoint, config=config, **options)
-    return DynamoDB(client, clock=lambda: float(next(now)), sleep=lambda _: None)
+    return session.client("dynamodb", endpoint_url=endpoint, config=config, **options)
+
+
+def open_dynamodb(client: Any) -> DynamoDB:
+    """A DynamoDB for which each look at the clock comes 30 s after the one before."""
+    now = iter(range(0, 100_000, 30))
+    return DynamoDB(client, clock=lambda: float(next(now)), sleep=sleep)
+
+
+def open_client(endpoint: str, **options: Any) -> DynamoDB:
+    return open_dynamodb(make_client(endpoint, **options))
 
 
 def test_a_certificate_that_the_client_trusts_is_taken(certificate: Path) -> None:
@@ -186,9 +198,10 @@ def test_a_proxy_that_answers_otherwise_than_dynamodb_is_asked_again(body: bytes
 
 def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:
     with serve() as server:
-        dynamodb = open_client(f"http://127.0.0.1:{server.server_port}", token="first")
+        client = make_client(f"http://127.0.0.1:{server.server_port}", token="first")
+        dynamodb = open_dynamodb(client)
         dynamodb.is_empty("Some")
-        credentials = dynamodb._requests.wire._client._request_signer._credentials
+        credentials = client._request_signer._credentials
         credentials.access_key, credentials.token = "AKIDNEXT", "second"  # as the refreshing credentials of a role
         dynamodb.is_empty("Some")
         first, second = (headers for _, headers in server.RequestHandlerClass.asked)

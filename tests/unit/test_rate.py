@@ -2,8 +2,9 @@
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -46,12 +47,18 @@ class Outcome:
         return refused / (refused + sum(start <= time < end for time in self.taken))
 
 
+def run(acquiring: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end: nothing that it waits for takes time here."""
+    with pytest.raises(StopIteration):
+        acquiring.send(None)
+
+
 def simulate(table: Table, *, seconds: float, cap: float | None = None, charge: float = 1.0) -> Outcome:
     """Writers that do nothing but write; `charge` is what a request costs, as a multiple of what was expected."""
     now, slept = 0.0, 0.0
     jitter = random.Random(1)
 
-    def sleep(length: float) -> None:
+    async def sleep(length: float) -> None:
         nonlocal slept
         slept = length
 
@@ -63,7 +70,7 @@ def simulate(table: Table, *, seconds: float, cap: float | None = None, charge: 
             break
         if step == "begin":
             slept = 0.0
-            rate.acquire(UNITS / charge)
+            run(rate.acquire(UNITS / charge))
             heapq.heappush(events, (now + slept + LATENCY, writer, "end", attempt))
         elif table.take(now, UNITS):
             outcome.taken.append(now)

@@ -1,39 +1,49 @@
 """DynamoDB: tables, fast batch writes, conditional writes, reads, parallel scan.
 
 Everything speaks DynamoDB's typed JSON as it is on the wire, as bytes or parsed by orjson: {"a": {"S": "x"}, "b":
-{"B": "<base64>"}}; never boto3's parsed form. Partition keys are strings. Limits are from the Developer Guide, "Quotas
-in Amazon DynamoDB", and from the API reference of each operation.
+{"B": "<base64>"}}; never boto3's parsed form. Limits are from the Developer Guide, "Quotas in Amazon DynamoDB", and
+from the API reference of each operation.
 
 Repeating is safe everywhere: a request that may have been applied before its connection broke is sent again, and its
 own effect is not mistaken for somebody else's.
 """
 
+import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 import orjson
 
-from accession.dynamodb.batch_writer import BatchWriter
-from accession.dynamodb.conditions import build_delete, build_put, build_update
-from accession.dynamodb.requests import Paced
-from accession.dynamodb.retry import ConditionFailedError
+from accession.dynamodb.batch_writer import Batch, BatchWriter, measure_batch, split_puts
+from accession.dynamodb.conditional_writer import ConditionalWriter
+from accession.dynamodb.conditions import Delete, PutAbsent, Update
+from accession.dynamodb.crew import IN_FLIGHT_BYTES, Crew
+from accession.dynamodb.endpoint import find_endpoint
+from accession.dynamodb.reader import BATCH_KEYS, Page, Place, Reader
+from accession.dynamodb.requests import FENCE_SECONDS, Requests
+from accession.dynamodb.runner import LoopThread, Runner
+from accession.dynamodb.transport import HttpTransport, Transport
 from accession.errors import TransientError
-from accession.items import TypedItem, TypedValue
-from accession.threads import run_all, stopped
+from accession.items import ItemKey, Table, TypedItem, TypedValue
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 T = TypeVar("T")
 R = TypeVar("R")
+W = TypeVar("W", Update, Delete, PutAbsent)
 
 PARSED_ITEMS = 64  # of a page at once: what they take stays in the processor's cache until they are done with
-BATCH_KEYS = 100  # API reference, BatchGetItem
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
+CHUNKS = 4  # in which what is in flight is handed over to the loop
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,18 @@ class TableDescription:
 
 
 class DynamoDB:
-    """Reads and writes through one boto3 client (see `client_config`), `in_flight` requests at once.
+    """Reads and writes as a boto3 client would (see `client_config`), with up to `in_flight` requests at a time.
 
-    `write_units_per_second` caps all writes of this object together; a function is asked again and again. `check` is
-    called just before each write request goes out; what it raises stops the writer. Safe for many threads. Raises
-    TargetError for a missing table, AccessError for credentials and permissions, TransientError when DynamoDB failed
-    for 300 s, PermanentError else.
+    The requests are made on an event loop on a thread of its own, which begins with the first call and ends with
+    `close`, a `with` block or the object itself. The methods wait for it. An exception that comes to the waiting
+    thread, as from a signal, cancels what is in flight.
+
+    `write_units_per_second` caps all writes of this object together; a function is asked again and again. `check` must
+    have passed less than `fence_seconds` before a write request goes out (0: it is called before each); what it raises
+    stops the writer. Both may block: they are called on another thread. Raises TargetError for a missing table,
+    AccessError for credentials and permissions, TransientError when DynamoDB failed for 300 s, PermanentError else.
+
+    `clock`, `sleep`, `jitter`, `runner` and `open_transport` are there for tests and simulations.
     """
 
     def __init__(
@@ -65,21 +81,40 @@ class DynamoDB:
         client: "DynamoDBClient",
         *,
         write_units_per_second: float | Callable[[], float] | None = None,
-        in_flight: int = 16,
+        in_flight: int = 64,
         check: Callable[[], None] | None = None,
+        fence_seconds: float = FENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        runner: Runner | None = None,
+        open_transport: Callable[[], Awaitable[Transport]] | None = None,
     ) -> None:
-        self._requests = Paced(
-            client,
+        self._runner = runner or LoopThread()
+        self._requests = Requests(
+            open_transport or partial(_open_transport, client, self._runner, clock),
+            client.meta.region_name,
+            self._runner.executor,
             write_units_per_second=write_units_per_second,
             check=check,
+            fence_seconds=fence_seconds,
             clock=clock,
             sleep=sleep,
             jitter=jitter,
         )
+        self._reader = Reader(self._requests)
         self._client, self._in_flight = client, in_flight
+        self._close = weakref.finalize(self, self._runner.close, self._requests.close)
+
+    def close(self) -> None:
+        """Drop all connections and end the loop. Safe to repeat."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def fenced(
         self, check: Callable[[], None], write_units_per_second: float | Callable[[], float] | None = None
@@ -107,9 +142,9 @@ class DynamoDB:
     # Tables
 
     def describe_table(self, name: str) -> TableDescription:
-        """Keys, indexes and status of a table. Read-only. Raises TargetError when there is none."""
-        body = orjson.dumps({"TableName": name})
-        found = self._requests.wire.send("DescribeTable", name, body, patience=LOOK_SECONDS)["Table"]
+        """Return keys, indexes and status of a table. Read-only. Raises TargetError if there is none."""
+        read = self._requests.read("DescribeTable", name, {"TableName": name}, patience=LOOK_SECONDS)
+        found = self._runner.run(read)["Table"]
         types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
         key, *rest = _key_names(found["KeySchema"])
         indexes = found.get("GlobalSecondaryIndexes") or []
@@ -127,8 +162,8 @@ class DynamoDB:
         )
 
     def is_empty(self, table: str) -> bool:
-        """Whether a table holds no item at all, by a strongly consistent look. Read-only."""
-        return not any(self._pages("Scan", table, {"ConsistentRead": True, "Limit": 1}))
+        """Return whether a table holds no item at all, by a strongly consistent look. Read-only."""
+        return self._runner.run(self._reader.is_empty(table))
 
     # Writes
 
@@ -137,144 +172,157 @@ class DynamoDB:
     ) -> int:
         """Put every item, and return how many.
 
-        `puts` are (key, item as typed JSON), taken as they are needed, a few batches ahead. An item that is there
-        already is replaced. `written` is called in this thread with the number of further items that are in the table.
-        Items of a hot key range go last, so that the others need not wait for them. Raises TransientError, naming how
-        many are not written, when nothing got through for 300 s.
+        `puts` are (key, item as typed JSON), taken in this thread as they are needed, a few batches ahead. An item that
+        is there already is replaced. `written` is called in this thread with the number of further items that are in
+        the table. Items of a hot key range go last, so that the others need not wait for them. Raises TransientError,
+        naming how many are not written, when nothing got through for 300 s.
         """
-        return BatchWriter(self._requests, table, self._in_flight).put_all(puts, written)
+        writer, taken = BatchWriter(self._requests, table), 0
 
-    def update_item(self, table: str, key_name: str, key: str, before: TypedItem, after: TypedItem) -> bool:
-        """Change an item from `before` to `after`, in the attributes in which they differ and no other.
+        def take() -> Iterator[tuple[Batch, int]]:
+            nonlocal taken
+            for batch in split_puts(puts):
+                taken += len(batch)
+                yield batch, measure_batch(batch)
 
-        An attribute that `after` lacks is removed. False, and nothing changed, when the item is gone or one of those
-        attributes (the first 70) holds neither its value before nor the one after: so it is safe to repeat.
+        def put_all() -> Iterator[tuple[Batch, int]]:
+            yield from self._run_all(take(), writer.put)
+            deferred = ((batch, measure_batch(batch)) for batch in writer.deferred)
+            yield from self._run_all(deferred, writer.put_deferred)
+
+        try:
+            for _, count in put_all():
+                if written is not None and count:
+                    written(count)
+        except TransientError as error:
+            raise TransientError(
+                f"{taken - writer.written} items for table {table} are not written: {error}"
+            ) from error
+        return writer.written
+
+    def update_items(self, table: Table, updates: Iterable[Update]) -> Iterator[tuple[Update, bool]]:
+        """Change items, each from its `before` to its `after`. Yield each with whether it was done, as they end.
+
+        Lazily; only the attributes that differ are written, and one that `after` lacks is removed. False, and nothing
+        changed, if the item is gone or one of those attributes (the first 70) holds neither its value before nor the
+        one after: so it is safe to repeat.
         """
-        try:
-            self._write_one("UpdateItem", table, build_update(key_name, key, before, after))
-        except ConditionFailedError:
-            return False
-        return True
+        return self._write_all(table, updates)
 
-    def put_absent_item(self, table: str, key_name: str, item: TypedItem) -> bool:
-        """Put an item where nothing is. False, and nothing changed, when something is there."""
-        try:
-            self._write_one("PutItem", table, build_put(key_name, item))
-        except ConditionFailedError as error:
-            key = item[key_name]["S"]
-            return error.repeated and self.read_items(table, key_name, [key]).get(key) == item
-        return True
+    def put_absent_items(self, table: Table, puts: Iterable[PutAbsent]) -> Iterator[tuple[PutAbsent, bool]]:
+        """Put items whose keys are free. Yield each with whether it was done, as they end.
 
-    def delete_item(self, table: str, key_name: str, key: str, before: TypedItem) -> bool:
-        """Delete an item that still is as `before` says, in every attribute of it (the first 140).
-
-        False, and nothing changed, when it differs or is gone. Attributes that `before` lacks are not looked at.
+        Lazily. False, and nothing changed, if the table holds an item with that key.
         """
-        try:
-            self._write_one("DeleteItem", table, build_delete(key_name, key, before))
-        except ConditionFailedError as error:
-            return error.repeated and not self.read_items(table, key_name, [key])
-        return True
+        return self._write_all(table, puts)
 
-    def _write_one(self, operation: str, table: str, request: dict[str, Any]) -> None:
-        body = orjson.dumps({"TableName": table, "ReturnConsumedCapacity": "TOTAL", **request})
-        self._requests.write(operation, table, body, -(-len(body) // 1024))
+    def delete_items(self, table: Table, deletes: Iterable[Delete]) -> Iterator[tuple[Delete, bool]]:
+        """Delete items that are as `before` says, in every attribute of it (the first 140). Yield each with whether it
+        was done, as they end.
+
+        Lazily. False, and nothing changed, if the item differs or is gone. Attributes that `before` lacks are not
+        looked at.
+        """
+        return self._write_all(table, deletes)
+
+    def _write_all(self, table: Table, writes: Iterable[W]) -> Iterator[tuple[W, bool]]:
+        writer = ConditionalWriter(self._requests, self._reader, table)
+
+        def encode() -> Iterator[tuple[tuple[W, bytes], int]]:
+            for write in writes:
+                body = writer.encode(write)
+                yield (write, body), len(body)
+
+        for (write, _), is_done in self._run_all(encode(), writer.write):
+            yield write, is_done
 
     # Reads
 
-    def read_items(self, table: str, key_name: str, keys: Sequence[str]) -> dict[str, TypedItem]:
-        """The items with these keys, by key; strongly consistent. Keys may repeat; one without an item is absent."""
+    def read_items(self, table: Table, keys: Sequence[ItemKey]) -> dict[ItemKey, TypedItem]:
+        """Return the items with these keys, by key; strongly consistent. Keys may repeat; one without an item is
+        absent. Read-only."""
         distinct = list(dict.fromkeys(keys))
-        chunks = (distinct[start : start + BATCH_KEYS] for start in range(0, len(distinct), BATCH_KEYS))
-        found: dict[str, TypedItem] = {}
-        for _, items in self.run_all(chunks, lambda chunk: self._read_chunk(table, key_name, chunk)):
-            found.update((item[key_name]["S"], item) for item in items)
+        chunks = ((distinct[start : start + BATCH_KEYS], 0) for start in range(0, len(distinct), BATCH_KEYS))
+        found: dict[ItemKey, TypedItem] = {}
+        for _, items in self._run_all(chunks, partial(self._reader.read_chunk, table)):
+            found.update(zip(table.key.read_all(items), items, strict=True))
         return found
 
-    def _read_chunk(self, table: str, key_name: str, keys: list[str]) -> list[TypedItem]:
-        items: list[TypedItem] = []
-        left: list[TypedItem] = [{key_name: {"S": key}} for key in keys]
-        backoff = self._requests.backoff()
-        while True:
-            body = {
-                "RequestItems": {table: {"Keys": left, "ConsistentRead": True}},
-                "ReturnConsumedCapacity": "TOTAL",
-            }
-            answer = self._requests.read("BatchGetItem", table, body)
-            got = answer["Responses"].get(table, [])
-            items += got
-            left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
-            if not left:
-                return items
-            if got:
-                backoff.progress()
-            else:
-                self._requests.count_throttle()
-            if stopped() or not backoff.wait():
-                raise TransientError(
-                    f"{len(left)} keys of table {table} are not read: DynamoDB left them unprocessed for "
-                    f"{backoff.seconds:.0f} s: raise its capacity"
-                )
+    def scan_pages(self, table: str, segments: int) -> Iterator[tuple[int, Iterator[list[TypedItem]]]]:
+        """Yield the items of a table, page by page, as DynamoDB cuts them (1 MB); strongly consistent. Read-only.
 
-    def scan_pages(self, table: str, segment: int, total_segments: int) -> Iterator[Iterator[list[TypedItem]]]:
-        """The items of one segment of a table, page by page, as DynamoDB cuts them (1 MB); strongly consistent.
-
-        A page comes in lists of a few items, which are parsed as they are taken. Read-only.
+        The segments are read side by side, at most one page of each ahead. A page comes with the number of its segment
+        and in lists of a few items, which are parsed in this thread as they are taken.
         """
-        request = {"ConsistentRead": True, "Segment": segment, "TotalSegments": total_segments}
-        for items in self._pages("Scan", table, request, _decode_scanned):
-            yield _parse(table, items)
 
-    def query_keys(self, table: str, index: str, key_name: str, values: dict[str, TypedValue]) -> list[str]:
-        """The table keys that a look-up through an index finds; `values` are the index's key attributes. Read-only.
+        async def scan(place: Place) -> Page:
+            return await self._reader.scan_page(table, place, segments)
+
+        crew = Crew(scan, segments)
+        with self._ending(crew):
+            pages = self._runner.run(crew.begin([(Place(segment, None), 0) for segment in range(segments)]))
+            unfinished = segments
+            while unfinished:
+                pages = pages or self._runner.run(crew.take_some())
+                place, page = pages.pop(0)
+                if page.next:
+                    pages += self._runner.run(crew.begin([(page.next, 0)]))
+                else:
+                    unfinished -= 1
+                if page.items:
+                    yield place.segment, _parse(table, page.items)
+
+    def query_keys(self, table: Table, index: str, values: dict[str, TypedValue]) -> list[ItemKey]:
+        """Return the keys that a look-up through an index finds; `values` are its key attributes. Read-only.
 
         An index lags behind its table, by fractions of a second as a rule: ask again before believing an absence.
         """
-        names = {f"#{number}": name for number, name in enumerate(values)}
-        request = {
-            "IndexName": index,
-            "KeyConditionExpression": " AND ".join(f"#{number} = :{number}" for number in range(len(values))),
-            "ProjectionExpression": "#k",
-            "ExpressionAttributeNames": {"#k": key_name} | names,
-            "ExpressionAttributeValues": {f":{number}": value for number, value in enumerate(values.values())},
-        }
-        return [item[key_name]["S"] for page in self._pages("Query", table, request) for item in page]
+        return self._runner.run(self._reader.query_keys(table, index, values))
 
-    def _pages(
-        self,
-        operation: str,
-        table: str,
-        request: dict[str, Any],
-        decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
-    ) -> Iterator[list[Any]]:
-        start: dict[str, Any] = {}
-        while True:
-            body = {"TableName": table, "ReturnConsumedCapacity": "TOTAL"} | request | start
-            answer = self._requests.read(operation, table, body, decode)
-            if answer["Items"]:
-                yield answer["Items"]
-            if not answer.get("LastEvaluatedKey"):  # an empty page is not the last one
-                return
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+    # The loop
 
-    def run_all(self, calls: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
-        """`function` of every call, `in_flight` at once, lazily, in the order in which they end; see threads.py."""
-        return run_all(calls, function, self._in_flight)
+    def _run_all(
+        self, calls: Iterable[tuple[T, int]], function: Callable[[T], Coroutine[Any, Any, R]]
+    ) -> Iterator[tuple[T, R]]:
+        """Call `function` for every argument on the loop. Yield them with their results as they end.
+
+        `calls` are arguments and their sizes in bytes, taken in this thread in chunks. The first error stops all: no
+        further request begins, those in flight end, and it is raised.
+        """
+        crew = Crew(function, self._in_flight)
+        with self._ending(crew):
+            for chunk in _split_calls(calls, max(self._in_flight // CHUNKS, 1)):
+                yield from self._runner.run(crew.begin(chunk))
+            yield from self._runner.run(crew.take(0))
+
+    @contextmanager
+    def _ending(self, crew: Crew[Any, Any]) -> Iterator[None]:
+        """Cancel what is left of a crew's calls."""
+        try:
+            yield
+        finally:
+            if crew.is_active:
+                self._runner.run(crew.abandon())
 
 
-class _Scanned(TypedDict):
-    """What is read of a Scan's answer; its items stay bytes."""
-
-    Items: list[msgspec.Raw]
-    LastEvaluatedKey: NotRequired[TypedItem]
-    ConsumedCapacity: NotRequired[dict[str, Any]]
+async def _open_transport(client: "DynamoDBClient", runner: Runner, clock: Callable[[], float]) -> Transport:
+    loop = asyncio.get_running_loop()
+    endpoint = await loop.run_in_executor(runner.executor, find_endpoint, client)
+    return HttpTransport(endpoint, runner.executor, clock)
 
 
-_SCANNED = msgspec.json.Decoder(_Scanned)
-
-
-def _decode_scanned(body: bytes) -> dict[str, Any]:
-    return {**_SCANNED.decode(body)}
+def _split_calls(calls: Iterable[tuple[T, int]], most: int) -> Iterator[list[tuple[T, int]]]:
+    """Chunks of at most `most` calls, and of a share of the bytes that may be in flight."""
+    chunk: list[tuple[T, int]] = []
+    total = 0
+    for call in calls:
+        chunk.append(call)
+        total += call[1]
+        if len(chunk) == most or total >= IN_FLIGHT_BYTES // CHUNKS:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
 
 
 def _parse(table: str, items: list[msgspec.Raw]) -> Iterator[list[TypedItem]]:

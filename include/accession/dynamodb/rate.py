@@ -8,9 +8,9 @@ within ten seconds. A table saves up what it was not asked for (Developer Guide,
 more than its limit just before it throttles; what it accepted on average since the last throttle tells the two apart.
 """
 
-import threading
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 BACK_OFF = 0.9  # the share of the limit that a throttle leaves
 GROWTH = 0.15  # of the limit, beyond it, at twice the time of the plateau
@@ -27,20 +27,22 @@ LEARNING = 0.1  # the weight of one request in what requests cost
 
 
 class Rate:
-    """Write units a second, for many threads; `acquire` before a request, `accepted` or `throttled` after it."""
+    """Write units a second, for all tasks of a loop: `acquire` before a request, `accepted` or `throttled` after it.
+
+    A `cap` that is a function is asked again and again, and must not block.
+    """
 
     def __init__(
         self,
-        cap: float | Callable[[], float] | None = None,
+        cap: float | Callable[[], float | None] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if isinstance(cap, int | float) and cap <= 0:
             raise ValueError("a cap is more than 0 write units a second")
         self._cap: Callable[[], float | None] = cap if callable(cap) else lambda: cap
         self._clock, self._sleep = clock, sleep
-        self._lock = threading.Lock()
         self._limit: float | None = None  # where the last throttle came; None: none so far
         self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
         self._free = clock()  # when the next unit may go out
@@ -49,21 +51,20 @@ class Rate:
         self._earlier: tuple[float | None, float, float] = (None, 0.0, 0.0)  # before the last throttle
         self._window, self._sum, self._before, self._first = clock(), 0.0, 0.0, True
 
-    def acquire(self, units: float) -> None:
+    async def acquire(self, units: float) -> None:
         """Wait until `units` may go out."""
         waiting = True
         while waiting:
-            cap = self._cap()  # it may look something up: not while others wait for the lock
-            with self._lock:
-                rate = self._rate(now := self._clock(), cap)
-                if rate is None:
-                    return
-                start = max(self._free, now - BURST_SECONDS)
-                self._free = start + units * self._cost / rate
-                throttles = self._throttles
+            now = self._clock()
+            rate = self.per_second()
+            if rate is None:
+                return
+            start = max(self._free, now - BURST_SECONDS)
+            self._free = start + units * self._cost / rate
+            throttles = self._throttles
             if start > now:
-                self._sleep(start - now)
-            # A throttle while we waited made the queue anew: line up again.
+                await self._sleep(start - now)
+            # A throttle while we waited cleared the queue: line up again.
             waiting = start > now and throttles != self._throttles
 
     def accepted(self, units: float, expected: float, whole: bool = True) -> None:
@@ -71,16 +72,13 @@ class Rate:
 
         `whole`: it left nothing of the request, so that the two tell what requests cost.
         """
-        cap = self._cap()
-        with self._lock:
-            now = self._clock()
-            if (rate := self._rate(now, cap)) is not None:
-                self._free += (units - expected * self._cost) / rate
-            if whole and expected:
-                self._cost += LEARNING * (units / expected - self._cost)
-            self._roll(now)
-            self._sum += units
-            self._fresh += units
+        if (rate := self.per_second()) is not None:
+            self._free += (units - expected * self._cost) / rate
+        if whole and expected:
+            self._cost += LEARNING * (units / expected - self._cost)
+        self._roll(self._clock())
+        self._sum += units
+        self._fresh += units
 
     def throttled(self) -> int | None:
         """The table refused: go on a little below what it accepts.
@@ -88,44 +86,38 @@ class Rate:
         Returns a number for `take_back`; None for a throttle that belongs to the one before and changes nothing.
         """
         cap = self._cap()
-        with self._lock:
-            now = self._clock()
-            passed = now - self._since
-            if self._limit is not None and passed < SETTLE_SECONDS + self._pause:
-                return None
-            found = self._measured(now)
-            self._earlier = self._limit, self._since, self._fresh
-            if self._limit is not None:
-                average = self._fresh / passed
-                if passed < WINDOW_SECONDS:  # still too fast: only what came since then counts
-                    found = min(found, average)
-                elif average < SAVED * found:
-                    found = max(average, LEAST * found)
-            self._limit = max(LOWEST / BACK_OFF, found if cap is None else min(found, cap))
-            self._pause = min(PAUSE_UNITS * self._cost / self._limit, LONGEST_PAUSE_SECONDS)
-            self._since, self._fresh, self._free = now, 0.0, now + self._pause
-            self._throttles += 1
-            return self._throttles
+        now = self._clock()
+        passed = now - self._since
+        if self._limit is not None and passed < SETTLE_SECONDS + self._pause:
+            return None
+        found = self._measured(now)
+        self._earlier = self._limit, self._since, self._fresh
+        if self._limit is not None:
+            average = self._fresh / passed
+            if passed < WINDOW_SECONDS:  # still too fast: only what came since then counts
+                found = min(found, average)
+            elif average < SAVED * found:
+                found = max(average, LEAST * found)
+        self._limit = max(LOWEST / BACK_OFF, found if cap is None else min(found, cap))
+        self._pause = min(PAUSE_UNITS * self._cost / self._limit, LONGEST_PAUSE_SECONDS)
+        self._since, self._fresh, self._free = now, 0.0, now + self._pause
+        self._throttles += 1
+        return self._throttles
 
     def take_back(self, number: int) -> None:
         """The throttle with this number was none of the table's: undo it, if none came after it."""
-        with self._lock:
-            if number == self._throttles:
-                (self._limit, self._since, before), self._pause = self._earlier, 0.0
-                self._fresh += before
-                self._free = min(self._free, self._clock())
-                self._throttles += 1
+        if number == self._throttles:
+            (self._limit, self._since, before), self._pause = self._earlier, 0.0
+            self._fresh += before
+            self._free = min(self._free, self._clock())
+            self._throttles += 1
 
     def per_second(self) -> float | None:
         """Write units a second now; None when nothing bounds them."""
         cap = self._cap()
-        with self._lock:
-            return self._rate(self._clock(), cap)
-
-    def _rate(self, now: float, cap: float | None) -> float | None:
         if self._limit is None:
             return cap
-        curve = (now - self._since) / PLATEAU_SECONDS - 1
+        curve = (self._clock() - self._since) / PLATEAU_SECONDS - 1
         found = self._limit * (1 + (1 - BACK_OFF if curve < 0 else GROWTH) * curve**3)
         return found if cap is None else min(found, cap)
 

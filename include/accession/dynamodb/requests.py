@@ -1,66 +1,79 @@
-"""Requests of many threads through one wire: writes at one shared rate, everything that was consumed counted."""
+"""Requests of many tasks on one event loop: writes at one shared rate and under the fence, all consumption counted."""
 
+import asyncio
 import random
-import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any
 
 import orjson
 
+from accession.dynamodb.poll import Poll
 from accession.dynamodb.rate import Rate
-from accession.dynamodb.retry import Backoff, ThrottledError, Wire
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from accession.dynamodb.retry import RETRY_SECONDS, Backoff, Sender, ThrottledError
+from accession.dynamodb.transport import Transport
 
 HOT_SECONDS = 10.0  # a key range that was hot is taken to be so still
+FENCE_SECONDS = 1.0  # the greatest age of the fence's answer when a write goes out
+FENCE_AHEAD_SECONDS = 0.5  # the age at which it is asked again, so that nobody waits for it
+CAP_SECONDS, CAP_AHEAD_SECONDS = 5.0, 0.1  # the same for a cap that is a function
 
 
-class Paced:
-    """Reads and writes at the rate that a table, the account and the user's cap allow. Safe for many threads.
+class Requests:
+    """Reads and writes at the rate that a table, the account and the user's cap allow.
 
-    `write_units`, `read_units` and `throttled` count what was consumed and refused so far. For the parameters and
-    errors see DynamoDB.
+    `write_units`, `read_units` and `throttled` count what was consumed and refused so far. `check` and a cap that is a
+    function may block: they are asked in `executor`. For the other parameters and the errors see DynamoDB and Sender.
     """
 
     def __init__(
         self,
-        client: "DynamoDBClient",
+        open_transport: Callable[[], Awaitable[Transport]],
+        region: str,
+        executor: Executor,
         *,
         write_units_per_second: float | Callable[[], float] | None = None,
         check: Callable[[], None] | None = None,
+        fence_seconds: float = FENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.wire = Wire(client, clock=clock, sleep=sleep, jitter=jitter)
+        self._sender = Sender(open_transport, region, clock=clock, sleep=sleep, jitter=jitter)
         self.read_units = self.write_units = 0.0
         self.throttled = 0
-        self._rate = Rate(write_units_per_second, clock=clock, sleep=sleep)
-        self._check, self._clock = check or (lambda: None), clock
-        self._lock = threading.Lock()
+        cap = write_units_per_second
+        self._cap = Poll(cap, executor, clock) if callable(cap) else None
+        self._rate = Rate(self._find_cap if callable(cap) else cap, clock=clock, sleep=sleep)
+        self._check, self._fence_seconds = Poll(check, executor, clock) if check else None, fence_seconds
+        self._clock = clock
         self._hot_until = 0.0
         self._unnamed: int | None = None  # the last throttle that slowed us down, if it came without a reason
 
     def backoff(self) -> Backoff:
-        """Waits for somebody who tries again and again."""
-        return self.wire.backoff()
+        """Return waits for a call that tries again and again."""
+        return self._sender.backoff()
 
-    def write(
+    def close(self) -> None:
+        """Drop all connections."""
+        self._sender.close()
+
+    async def write(
         self, operation: str, table: str, body: bytes, units: float, *, wait_for_hot: bool = True, at_once: bool = False
     ) -> dict[str, Any]:
         """Send a write of about `units` until it is a yes or a no.
 
         Without `wait_for_hot`, raises ThrottledError for a hot key range. `at_once`: the first attempt does not wait
-        for its turn; what it uses, the others make up for.
+        for its turn; the others make up for what it uses.
         """
         turn = 0.0 if at_once else units
 
-        def before() -> None:
+        async def pace() -> None:
+            if self._cap is not None:
+                await self._cap.refresh(CAP_AHEAD_SECONDS, CAP_SECONDS)
             if turn:
-                self._rate.acquire(turn)
-            self._check()
+                await self._rate.acquire(turn)
 
         def throttled(error: ThrottledError) -> None:
             nonlocal turn
@@ -69,13 +82,20 @@ class Paced:
             if error.hot_keys_only and not wait_for_hot:
                 raise error
 
-        answer = self.wire.send(operation, table, body, before=before, throttled=throttled)
+        fence = self._pass_fence if self._check is not None else None
+        answer = await self._sender.send(operation, table, body, pace=pace, fence=fence, throttled=throttled)
         consumed = _consumed(answer)
         whole = not answer.get("UnprocessedItems")
         self._rate.accepted(units if consumed is None else consumed, turn, whole)
-        with self._lock:
-            self.write_units += consumed or 0.0
+        self.write_units += consumed or 0.0
         return answer
+
+    def _find_cap(self) -> float | None:
+        return self._cap.answer if self._cap is not None else None
+
+    async def _pass_fence(self) -> None:
+        assert self._check is not None
+        await self._check.refresh(FENCE_AHEAD_SECONDS, self._fence_seconds)
 
     def leave_over(self) -> bool:
         """A write was taken in part only: whether this slows everybody down, for the first time since it began.
@@ -87,11 +107,10 @@ class Paced:
 
     def _slow_down(self, throttle: ThrottledError) -> bool:
         """Only a limit of the table or the account slows everybody down; whether it does so now."""
-        with self._lock:
-            self.throttled += 1
-            if throttle.reasons:
-                self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
-            is_hot = self._clock() < self._hot_until
+        self.throttled += 1
+        if throttle.reasons:
+            self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
+        is_hot = self._clock() < self._hot_until
         if not is_hot:
             number = self._rate.throttled()
             self._unnamed = None if throttle.reasons else number or self._unnamed
@@ -101,24 +120,30 @@ class Paced:
             self._unnamed = None
         return False
 
-    def read(
+    async def read(
         self,
         operation: str,
         table: str,
         body: dict[str, Any],
         decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
+        *,
+        patience: float = RETRY_SECONDS,
     ) -> dict[str, Any]:
         """Send a read until it is answered."""
-        data = orjson.dumps(body)
-        answer = self.wire.send(operation, table, data, throttled=lambda _: self.count_throttle(), decode=decode)
-        with self._lock:
-            self.read_units += _consumed(answer) or 0.0
+        answer = await self._sender.send(
+            operation,
+            table,
+            orjson.dumps(body),
+            throttled=lambda _: self.count_throttle(),
+            decode=decode,
+            patience=patience,
+        )
+        self.read_units += _consumed(answer) or 0.0
         return answer
 
     def count_throttle(self) -> None:
         """A read was refused, or taken in part only."""
-        with self._lock:
-            self.throttled += 1
+        self.throttled += 1
 
 
 def _consumed(answer: dict[str, Any]) -> float | None:

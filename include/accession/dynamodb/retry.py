@@ -1,17 +1,17 @@
 """One request to DynamoDB: prepared bytes out, the answer's bytes in, retried until it is a yes or a no.
 
-botocore's own serialiser and parser cost more than all the rest of a request, so bytes go through a channel whose
-signing, credentials, endpoint and connections are botocore's. The same client behaves as ever for everybody else.
+botocore's own serialiser and parser cost more than all the rest of a request, so bytes go through a transport that
+takes credentials, endpoint and proxies from a boto3 client. The same client behaves as ever for everybody else.
 
 Retries are done here, not in botocore, since only here can a throttle lower the rate that all writers share.
 """
 
+import asyncio
 import random
 import re
-import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import orjson
@@ -24,12 +24,10 @@ from botocore.exceptions import (
 )
 
 from accession.aws import CONNECT_SECONDS, NO_CREDENTIALS, READ_SECONDS
-from accession.dynamodb.transport import Answer, Channel
+from accession.dynamodb.connection import Answer
+from accession.dynamodb.crew import find_call
+from accession.dynamodb.transport import Transport
 from accession.errors import AccessError, AccessionError, PermanentError, TargetError, TransientError
-from accession.threads import stopped
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 RETRY_SECONDS = 300.0  # how long a request is repeated without any progress before it is given up
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.05, 2.0
@@ -48,17 +46,15 @@ _NO_ACCESS = {
 }  # fmt: skip
 
 
-def client_config(in_flight: int = 16) -> Config:
-    """What a DynamoDB client is made with.
+def client_config() -> Config:
+    """Return what a DynamoDB client is made with.
 
     One attempt per call, since this module retries, and `standard` mode would otherwise cut DynamoDB's ten attempts to
-    a few and hide throttles from the rate. A pool with a connection for every request in flight. Time limits that
-    bound a request. No client-side validation, since staging has checked every item. A user agent of our own, as the
-    default one is put together anew twice per request, at a quarter of the request's CPU time.
+    a few and hide throttles from the rate. Time limits that bound a request. No client-side validation, since staging
+    has checked every item. A short user agent of our own.
     """
     return Config(
         retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=max(in_flight, 10),
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         parameter_validation=False,
@@ -95,46 +91,51 @@ class _PassingError(Exception):
     """A failure that may pass; whether the request was applied is not known."""
 
 
-class Wire:
-    """Sends requests through a boto3 client. Safe for many threads.
+class Sender:
+    """Sends requests through the transport that `open_transport` opens at the first one.
 
-    `clock` (seconds, monotonic), `sleep` and `jitter` (0 to 1) are there for tests.
+    `region` is named in errors. `clock` (seconds, monotonic), `sleep` and `jitter` (0 to 1) drive the retries.
     """
 
     def __init__(
         self,
-        client: "DynamoDBClient",
+        open_transport: Callable[[], Awaitable[Transport]],
+        region: str,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._client, self._clock, self._sleep, self._jitter = client, clock, sleep, jitter
-        self._channel: Channel | None = None
-        self._lock = threading.Lock()
+        self._open_transport, self._region = open_transport, region
+        self._clock, self._sleep, self._jitter = clock, sleep, jitter
+        self._transport: Transport | None = None
+        self._opening = asyncio.Lock()
 
-    def send(
+    async def send(
         self,
         operation: str,
         table: str,
         body: bytes,
         *,
-        before: Callable[[], None] = lambda: None,
+        pace: Callable[[], Awaitable[None]] | None = None,
+        fence: Callable[[], Awaitable[None]] | None = None,
         throttled: Callable[[ThrottledError], None] = lambda _: None,
         decode: Callable[[bytes], dict[str, Any]] = orjson.loads,
         patience: float = RETRY_SECONDS,
     ) -> dict[str, Any]:
         """Send `body` until DynamoDB answers, and return its answer, parsed by `decode` (orjson or msgspec) alone.
 
-        `before` is called before each attempt, `throttled` after each that was throttled; what they raise ends the
-        call. Raises ConditionFailedError, TargetError, AccessError, PermanentError at once; TransientError after
-        `patience` seconds of failures.
+        Before each attempt `pace` waits for its turn. `fence` is awaited last, with connection and credentials ready:
+        the bytes are written in the same step of the loop in which it returns. `throttled` is called after each attempt
+        that was throttled. What these raise ends the call. Raises ConditionFailedError, TargetError, AccessError,
+        PermanentError at once; TransientError after `patience` seconds of failures.
         """
         backoff, repeated = self.backoff(patience), False
         while True:
-            before()
+            if pace is not None:
+                await pace()
             try:
-                return self._send_once(operation, table, body, decode)
+                return await self._send_once(operation, table, body, fence, decode)
             except ConditionFailedError:
                 raise ConditionFailedError(repeated) from None
             except ThrottledError as error:
@@ -142,21 +143,31 @@ class Wire:
                 reason = str(error)
             except _PassingError as error:
                 repeated, reason = True, str(error)
-            if stopped() or not backoff.wait():
+            if not await backoff.wait():
                 raise TransientError(
                     f"dynamodb:{operation} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
                     "try again when DynamoDB answers"
                 )
 
     def backoff(self, patience: float = RETRY_SECONDS) -> "Backoff":
-        """Waits for somebody who tries again and again."""
+        """Return waits for a call that tries again and again."""
         return Backoff(patience, self._clock, self._sleep, self._jitter)
 
-    def _send_once(
-        self, operation: str, table: str, body: bytes, decode: Callable[[bytes], dict[str, Any]]
+    def close(self) -> None:
+        """Drop all connections."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _send_once(
+        self,
+        operation: str,
+        table: str,
+        body: bytes,
+        fence: Callable[[], Awaitable[None]] | None,
+        decode: Callable[[bytes], dict[str, Any]],
     ) -> dict[str, Any]:
         try:
-            answer = (self._channel or self._open_channel()).send(operation, body)
+            answer = await self._exchange(operation, body, fence)
         except NO_CREDENTIALS as error:
             raise AccessError(
                 f"dynamodb:{operation} on table {table} needs AWS credentials and found none that work "
@@ -171,16 +182,32 @@ class Wire:
         if not answer.is_whole:
             raise _PassingError("damaged answer")
         if answer.status != 200:
-            raise _translate(answer, operation, table, self._client.meta.region_name)
+            raise _translate(answer, operation, table, self._region)
         try:
             return decode(answer.body)
         except (orjson.JSONDecodeError, msgspec.DecodeError) as error:
             raise _PassingError("unreadable answer") from error
 
-    def _open_channel(self) -> Channel:
-        with self._lock:
-            self._channel = self._channel or Channel(self._client)
-        return self._channel
+    async def _exchange(self, operation: str, body: bytes, fence: Callable[[], Awaitable[None]] | None) -> Answer:
+        transport, call = self._transport or await self._open(), find_call()
+        while True:
+            connection = await transport.lease()
+            try:
+                if fence is not None:
+                    await fence()
+                # Nothing is awaited from here to the write, so that the fence's answer is as young as it was.
+                if transport.is_ready(connection):
+                    answer = transport.post(connection, operation, body)
+                    call.is_sent = True
+                    return await answer
+            finally:
+                call.is_sent = False
+                transport.release(connection)
+
+    async def _open(self) -> Transport:
+        async with self._opening:
+            self._transport = self._transport or await self._open_transport()
+        return self._transport
 
 
 class Backoff:
@@ -190,14 +217,14 @@ class Backoff:
         self,
         patience: float,
         clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        sleep: Callable[[float], Awaitable[None]],
         jitter: Callable[[], float],
     ) -> None:
         self._patience, self._clock, self._sleep, self._jitter = patience, clock, sleep, jitter
         self.progress()
 
     def progress(self) -> None:
-        """Something went through: start anew."""
+        """Start again: something went through."""
         self._start, self._attempt = self._clock(), 0
 
     @property
@@ -205,13 +232,13 @@ class Backoff:
         """Since the start or the last progress."""
         return self._clock() - self._start
 
-    def wait(self) -> bool:
-        """Wait a little longer than before; False at once when patience has run out."""
-        if self.seconds >= self._patience:
+    async def wait(self) -> bool:
+        """Wait a little longer than before. Return False at once if patience has run out, or the call is to end."""
+        if find_call().is_over or self.seconds >= self._patience:
             return False
         longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**self._attempt)
         self._attempt += 1
-        self._sleep(self._jitter() * longest)
+        await self._sleep(self._jitter() * longest)
         return True
 
 

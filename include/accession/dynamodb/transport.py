@@ -1,150 +1,185 @@
-"""The way to DynamoDB that a boto3 client knows, asked of it once, so that a request pays for signing and sending only.
+"""The way to DynamoDB: connections that are kept open, credentials that are ready, signed requests."""
 
-botocore works out serialiser, endpoint, user agent, hooks, proxy and parser anew for each call: three quarters of a
-request's CPU time. Here the client's endpoint, signer (whose credentials refresh themselves) and connections (pool,
-TLS, proxy, time limits) are asked for once; Python's http.client reads the answers. None of these is ours.
-
-How the client comes to its connections is private to botocore and urllib3, see `_find_pool` and `Channel._open`:
-tests/integration/test_channel.py fails when new versions move it.
-"""
-
+import asyncio
+import socket
 import ssl
-import threading
-import zlib
-from collections.abc import Iterator
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Protocol
+from urllib.parse import urlsplit
 
-from botocore.awsrequest import AWSResponse
 from botocore.exceptions import (
-    ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
-    ReadTimeoutError,
+    ProxyConnectionError,
     SSLError,
 )
-from urllib3 import exceptions as urllib3
-from urllib3.connectionpool import HTTPConnectionPool
+from botocore.httpsession import mask_proxy_url
 
+from accession.dynamodb.connection import Answer, Connection
+from accession.dynamodb.endpoint import Endpoint, Proxy
+from accession.dynamodb.poll import Poll
 from accession.dynamodb.signer import Signer
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+IDLE_SECONDS = 20.0  # an idle connection is not used again after so long: servers hang up without asking
+REFRESH_SECONDS = 30.0  # credentials that always expire soon are refreshed this often
+LOOK_SECONDS = 0.05  # after which an idle connection may have been hung up without our having seen it
 
 
-class Answer(NamedTuple):
-    """An HTTP answer. `is_whole`: it matches the checksum that DynamoDB sent with it, if it did."""
+class Transport(Protocol):
+    """The seam between what is sent and how. A simulation puts its own in place of HttpTransport."""
 
-    status: int
-    body: bytes
-    is_whole: bool
+    async def lease(self) -> Connection:
+        """Return an open connection for one request."""
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back."""
+
+    def is_ready(self, connection: Connection) -> bool:
+        """Return whether a request can be sent on it now, without waiting for anything."""
+
+    def post(self, connection: Connection, operation: str, body: bytes) -> "asyncio.Future[Answer]":
+        """Sign and write a request at once; the future is its answer. Cancelling it drops the connection."""
+
+    def close(self) -> None:
+        """Drop all connections."""
 
 
-class Channel:
-    """Sends prepared bytes to where `client` would. Safe for many threads.
+class HttpTransport:
+    """HTTP/1.1 to one endpoint, directly or through a proxy. Use it on one event loop.
 
-    Raises botocore's own errors: no region, no credentials, and HTTPClientError or ConnectionError when sending fails.
+    Raises botocore's own errors: for credentials, and HTTPClientError or ConnectionError when connecting or sending
+    fails.
     """
 
-    def __init__(self, client: "DynamoDBClient") -> None:
-        self._url, signer = _find_endpoint(client)
-        self._signer = Signer(signer, self._url)
-        self._pool, target = _find_pool(client, self._url)
-        head = {"User-Agent": client.meta.config.user_agent, "Accept-Encoding": "identity"}  # type: ignore[attr-defined]
-        self._tunnels = self._pool.proxy is not None and target != self._url
-        if not self._tunnels:
-            head |= self._pool.proxy_headers
-        self._head = f"POST {target} HTTP/1.1\r\n{_join(head)}"
+    def __init__(self, endpoint: Endpoint, executor: Executor, clock: Callable[[], float]) -> None:
+        self._endpoint, self._executor, self._clock = endpoint, executor, clock
+        self._loop = asyncio.get_running_loop()
+        self._signer = Signer(endpoint.signer, endpoint.url)
+        self._credentials = Poll(self._signer.refresh, executor, clock)
+        head = {"User-Agent": endpoint.user_agent, "Accept-Encoding": "identity"}
+        if endpoint.proxy is not None and not endpoint.proxy.tunnels:
+            head |= endpoint.proxy.headers
+        self._head = f"POST {endpoint.target} HTTP/1.1\r\n{_join(head)}"
+        self._idle: list[Connection] = []
 
-    def send(self, operation: str, body: bytes) -> Answer:
-        """POST `body` for `operation` ("BatchWriteItem"), signed; one attempt."""
+    async def lease(self) -> Connection:
+        """Return an open connection for one request, with credentials that will not expire on the way."""
+        if self._must_refresh():
+            await self._credentials.ask()
+        elif self._signer.must_refresh(soon=True) and self._credentials.age > REFRESH_SECONDS:
+            self._credentials.ask_ahead()
+        while self._idle:
+            connection = self._idle.pop()
+            idle = self._clock() - connection.released_at
+            if idle > LOOK_SECONDS:  # let the loop take in that the server hung up
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            if connection.is_open and idle < IDLE_SECONDS:
+                return connection
+            connection.abort()
+        return await self._connect()
+
+    def is_ready(self, connection: Connection) -> bool:
+        """Return whether a request can be sent on it now, without waiting for anything."""
+        return connection.is_open and not self._must_refresh()
+
+    def _must_refresh(self) -> bool:
+        return self._signer.must_refresh(soon=False) and self._credentials.age > REFRESH_SECONDS
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back, to use it again unless its request was given up."""
+        if connection.is_open:
+            connection.released_at = self._clock()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def post(self, connection: Connection, operation: str, body: bytes) -> "asyncio.Future[Answer]":
+        """Sign `body` for `operation` ("BatchWriteItem") and write it at once; one attempt."""
         headers = self._signer.sign(f"DynamoDB_20120810.{operation}", body)
         request = f"{self._head}{_join(headers)}Content-Length: {len(body)}\r\n\r\n".encode() + body
-        connection = self._pool._get_conn()  # closed, where the server hung up while it was idle
+        return connection.exchange(request, self._endpoint.read_seconds)
+
+    def close(self) -> None:
+        """Drop all idle connections."""
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    # Connecting
+
+    async def _connect(self) -> Connection:
+        endpoint = self._endpoint
+        connection = Connection(self._loop, endpoint.url)
         try:
-            if connection.is_closed:
-                self._open(connection)
-            return self._exchange(connection, request)
-        except BaseException:
-            connection.close()
+            async with asyncio.timeout(endpoint.connect_seconds):
+                await self._open(connection, endpoint.proxy)
+        except BaseException as error:
+            connection.abort()
+            match error:
+                case ssl.SSLError():
+                    raise SSLError(endpoint_url=endpoint.url, error=error) from error
+                case TimeoutError():
+                    raise ConnectTimeoutError(endpoint_url=endpoint.url, error=error) from error
+                case OSError():
+                    raise EndpointConnectionError(endpoint_url=endpoint.url, error=error) from error
             raise
-        finally:
-            self._pool._put_conn(connection)
+        return connection
 
-    def _open(self, connection: Any) -> None:
-        try:
-            if self._tunnels:
-                self._pool._prepare_proxy(connection)
+    async def _open(self, connection: Connection, proxy: Proxy | None) -> None:
+        endpoint = self._endpoint
+        opened = await self._open_socket(proxy.url if proxy else endpoint.url)
+        await self._loop.create_connection(lambda: connection, sock=opened)
+        if proxy is not None:
+            await self._start_tls(connection, proxy.tls, proxy.url)
+            if not proxy.tunnels:
+                return
+            await self._tunnel(connection, proxy)
+        await self._start_tls(connection, endpoint.tls, endpoint.url)
+
+    async def _open_socket(self, url: str) -> socket.socket:
+        host, port = _find_address(url)
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        error: OSError | None = None
+        for family, kind, protocol, _, address in await self._loop.run_in_executor(self._executor, look_up):
+            opened = socket.socket(family, kind, protocol)
+            try:
+                opened.setblocking(False)
+                for option in self._endpoint.socket_options:
+                    opened.setsockopt(*option)
+                await self._loop.sock_connect(opened, address)
+            except BaseException as failed:
+                opened.close()
+                if not isinstance(failed, OSError):
+                    raise
+                error = failed
             else:
-                connection.connect()
-        except ssl.SSLError as error:
-            raise SSLError(endpoint_url=self._url, error=error) from error
-        except (urllib3.HTTPError, OSError) as error:
-            # urllib3 counts a refused connection among the timeouts.
-            is_slow = isinstance(error, urllib3.ConnectTimeoutError) and not isinstance(
-                error, urllib3.NewConnectionError
-            )
-            kind = ConnectTimeoutError if is_slow else EndpointConnectionError
-            raise kind(endpoint_url=self._url, error=error) from error
-        connection.sock.settimeout(self._pool.timeout.read_timeout)
+                return opened
+        raise error or OSError(f"no address for {host}")
 
-    def _exchange(self, connection: Any, request: bytes) -> Answer:
-        try:
-            connection.sock.sendall(request)
-            with HTTPResponse(connection.sock, method="POST") as response:
-                response.begin()
-                body = response.read()
-        except TimeoutError as error:
-            raise ReadTimeoutError(endpoint_url=self._url, error=error) from error
-        except (OSError, HTTPException) as error:
-            raise ConnectionClosedError(endpoint_url=self._url, error=error) from error
-        if response.will_close:
-            connection.close()
-        checksum = response.headers.get("x-amz-crc32")
-        return Answer(response.status, body, checksum is None or checksum == str(zlib.crc32(body)))
+    async def _start_tls(self, connection: Connection, context: ssl.SSLContext | None, url: str) -> None:
+        if context is not None:
+            assert connection.transport is not None
+            host, _ = _find_address(url)
+            connection.transport = await self._loop.start_tls(
+                connection.transport, connection, context, server_hostname=host
+            )
+
+    async def _tunnel(self, connection: Connection, proxy: Proxy) -> None:
+        host, port = _find_address(self._endpoint.url)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        request = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n{_join(proxy.headers)}\r\n"
+        answer = await connection.exchange(request.encode(), self._endpoint.connect_seconds, connect=True)
+        if answer.status != 200:
+            raise ProxyConnectionError(proxy_url=mask_proxy_url(proxy.url), error=f"it answers {answer.status}")
+
+
+def _find_address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _join(headers: dict[str, str]) -> str:
     return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-
-
-class _Nothing:
-    """The body of an answer that nobody sent."""
-
-    def stream(self) -> Iterator[bytes]:
-        yield b"{}"
-
-
-def _find_endpoint(client: "DynamoDBClient") -> tuple[str, Any]:
-    """The URL that the client sends to, and its signer, taken from a call that its own events stop."""
-    known: dict[str, Any] = {}
-    thread = threading.get_ident()
-
-    def keep_signer(request_signer: Any, **_: Any) -> None:
-        if threading.get_ident() == thread:
-            known["signer"] = request_signer
-
-    def stop(request: Any, **_: Any) -> Any:
-        if threading.get_ident() != thread:
-            return None
-        known["url"] = request.url
-        return AWSResponse(request.url, 200, HTTPMessage(), _Nothing())  # type: ignore[arg-type]
-
-    events = client.meta.events
-    events.register("before-sign.dynamodb.DescribeLimits", keep_signer)
-    events.register("before-send.dynamodb.DescribeLimits", stop)
-    try:
-        client.describe_limits()
-    finally:
-        events.unregister("before-sign.dynamodb.DescribeLimits", keep_signer)
-        events.unregister("before-send.dynamodb.DescribeLimits", stop)
-    return known["url"], known["signer"]
-
-
-def _find_pool(client: "DynamoDBClient", url: str) -> tuple[HTTPConnectionPool, str]:
-    """The pool that the client takes its connections from, and what a request line names on them."""
-    session = client._endpoint.http_session  # type: ignore[attr-defined]
-    proxy = session._proxy_config.proxy_url_for(url)
-    pool = session._get_connection_manager(url, proxy).connection_from_url(url)
-    session._setup_ssl_cert(pool, url, session._verify)
-    return pool, session._get_request_target(url, proxy)

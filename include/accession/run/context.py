@@ -47,9 +47,14 @@ class RunContext:
         """The params that count for the run."""
         return MigrateParams(**self.manifest.params)
 
+    def map_table(self, entity: str) -> Table:
+        """Return the table that the mapping gives an entity."""
+        mapped = self.mapping.entities[entity]
+        return Table(mapped.table(self.manifest.environment), KeySchema((mapped.target.key,)))
+
     def find_table(self, staged: StagedEntity) -> Table:
-        """Return the table of a staged entity. A run of version 0.1.0 left its key to the mapping."""
-        return Table(staged.table, staged.key or KeySchema((self.mapping.entities[staged.entity].target.key,)))
+        """Return the table that an entity was staged for. A run of version 0.1.0 left its key to the mapping."""
+        return Table(staged.table, staged.key or self.map_table(staged.entity).key)
 
     def connect_writer(self, epoch: int, *, is_capped: bool = True) -> DynamoDB:
         """Return a connection that writes under the fence of `epoch`, at this task's share of the run's rate cap."""

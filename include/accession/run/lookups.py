@@ -4,13 +4,12 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 
 from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
-from accession.items import TypedItem
-from accession.mapping import Entity
+from accession.items import ItemKey, Table, TypedItem
 
 LOOK_UPS = 10  # through each index
 INDEX_SECONDS = 60.0  # indexes are eventually consistent; they are asked again for this long
@@ -18,27 +17,29 @@ APP_TRIES = 5
 
 
 def ask_indexes(
-    dynamodb: DynamoDB, entity: Entity, table: str, items: Sequence[TypedItem]
+    dynamodb: DynamoDB, table: Table, indexes: Mapping[str, Sequence[str]], items: Sequence[TypedItem]
 ) -> tuple[dict[str, int], list[str]]:
-    """Look up to LOOK_UPS of `items` up through each index: how many were asked for, and what was never found."""
+    """Look up to LOOK_UPS of `items` up through each index of a table.
+
+    Returns how many items were asked for through each index, and a line for each item that was never found.
+    """
     asked: dict[str, int] = {}
     lost: list[str] = []
-    for index, names in entity.indexes.items():
+    for index, names in indexes.items():
         samples = [item for item in items if all(name in item for name in names)][:LOOK_UPS]
         asked[index] = len(samples)
-        unfound = [item for item in samples if not _finds(dynamodb, entity, table, index, item)]
-        lost += [f"{index} does not find {item[entity.target.key]['S']}" for item in unfound]
+        keys = {table.key.read(item): {name: item[name] for name in names} for item in samples}
+        unfound = [key for key, values in keys.items() if not _finds(dynamodb, table, index, values, key)]
+        lost += [f"{index} does not find {key}" for key in unfound]
     return asked, lost
 
 
-def _finds(dynamodb: DynamoDB, entity: Entity, table: str, index: str, item: TypedItem) -> bool:
-    """Whether an index finds the item, sooner or later; or need not, as the application has changed it since."""
-    key_name, key = entity.target.key, item[entity.target.key]["S"]
-    values = {name: item[name] for name in entity.indexes[index]}
+def _finds(dynamodb: DynamoDB, table: Table, index: str, values: TypedItem, key: ItemKey) -> bool:
+    """Tell whether an index finds an item, sooner or later, or need not, as the application has changed it since."""
     deadline = time.monotonic() + INDEX_SECONDS
     wait = 0.2
-    while key not in dynamodb.query_keys(table, index, key_name, values):
-        now = dynamodb.read_items(table, key_name, [key]).get(key, {})
+    while key not in dynamodb.query_keys(table, index, values):
+        now = dynamodb.read_items(table, [key]).get(key, {})
         if any(now.get(name) != value for name, value in values.items()):
             return True
         if time.monotonic() > deadline:

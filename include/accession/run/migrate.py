@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import orjson
 
 from accession.artifacts import Change, Execution, Part, StagedEntity, WriteConflict, split_put
-from accession.dynamodb import DynamoDB
+from accession.dynamodb import Delete, DynamoDB, Update
 from accession.errors import RefusedError
-from accession.items import TypedItem, checksum_item
+from accession.items import ItemKey, TypedItem, checksum_item
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.target import expect_open
@@ -64,8 +64,7 @@ class _PartExecution:
     def __init__(self, run: RunContext, index: StagedEntity, part: Part, step: str, dynamodb: DynamoDB) -> None:
         expect_open(run.store, run.name)
         self.run, self.index, self.part, self.step = run, index, part, step
-        self.dynamodb, self.table = dynamodb, index.table
-        self.key_name = run.mapping.entities[index.entity].target.key
+        self.dynamodb, self.table = dynamodb, run.find_table(index)
         self.conflicts: list[WriteConflict] = []
         self.written = self.already = 0
         self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
@@ -86,7 +85,7 @@ class _PartExecution:
         puts = self._puts()
         if not self.is_first:
             puts = self._absent_puts(puts)
-        self.written += self.dynamodb.put_items(self.table, puts, written=self.progress.add)
+        self.written += self.dynamodb.put_items(self.table.name, puts, written=self.progress.add)
 
     def _puts(self) -> Iterator[tuple[str, bytes]]:
         for line in self.run.folder.read_lines(self.index.entity, self.part):
@@ -96,11 +95,12 @@ class _PartExecution:
 
     def _absent_puts(self, puts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
         for batch in split_batches(puts, READ_KEYS):
-            found = self.dynamodb.read_items(self.table, self.key_name, [key for key, _ in batch])
+            found = self.dynamodb.read_items(self.table, [ItemKey(key) for key, _ in batch])
             for key, data in batch:
-                if key not in found:
+                item = found.get(ItemKey(key))
+                if item is None:
                     yield key, data
-                elif checksum_item(found[key]) == checksum_item(orjson.loads(data)):
+                elif checksum_item(item) == checksum_item(orjson.loads(data)):
                     self._done(1)
                 else:
                     self._conflict(key, None, None, "changed by the application after we wrote it")
@@ -110,10 +110,10 @@ class _PartExecution:
 
         A condition cannot say that nothing was added, hence the reading."""
         for batch in split_batches(self._changes("update"), READ_KEYS):
-            found = self.dynamodb.read_items(self.table, self.key_name, [change.key or "" for change in batch])
+            found = self._read(batch)
             present = []
             for change in batch:
-                item = found.get(change.key or "")
+                item = found.get(_find_key(change))
                 held = checksum_item(item) if item is not None else None
                 if held == checksum_item(change.before or {}):
                     present.append(change)
@@ -121,36 +121,36 @@ class _PartExecution:
                     self._done(1)
                 else:
                     self._conflict_of(change, item, tried=not self.is_first)
-            for change, updated in self.dynamodb.run_all(present, self._update):
-                self._count(change, updated)
-
-    def _update(self, change: Change) -> bool:
-        assert change.key and change.before is not None and change.item is not None
-        return self.dynamodb.update_item(self.table, self.key_name, change.key, change.before, change.item)
+            updates = (Update(_find_key(change), change.before or {}, change.item or {}) for change in present)
+            self._count_all(present, self.dynamodb.update_items(self.table, updates))
 
     def delete_items(self) -> None:
         """Deletes, each if the item read just before is what it was when staged."""
         for batch in split_batches(self._changes("delete"), READ_KEYS):
-            found = self.dynamodb.read_items(self.table, self.key_name, [change.key or "" for change in batch])
+            found = self._read(batch)
             present = []
             for change in batch:
-                item = found.get(change.key or "")
+                item = found.get(_find_key(change))
                 if item is None:
                     self._done(1)
                 elif checksum_item(item) != checksum_item(change.before or {}):
                     self._conflict_of(change, item, tried=not self.is_first)
                 else:
                     present.append(change)
-            for change, deleted in self.dynamodb.run_all(present, self._delete):
-                self._count(change, deleted)
+            deletes = (Delete(_find_key(change), change.before or {}) for change in present)
+            self._count_all(present, self.dynamodb.delete_items(self.table, deletes))
 
-    def _delete(self, change: Change) -> bool:
-        assert change.key and change.before is not None
-        return self.dynamodb.delete_item(self.table, self.key_name, change.key, change.before)
+    def _read(self, changes: list[Change]) -> dict[ItemKey, TypedItem]:
+        return self.dynamodb.read_items(self.table, [_find_key(change) for change in changes])
 
     def _changes(self, op: str) -> Iterator[Change]:
         changes = self.run.folder.read_changes(self.index.entity, self.part)
         return (change for change in changes if change.op == op)
+
+    def _count_all(self, changes: list[Change], outcomes: Iterable[tuple[Update | Delete, bool]]) -> None:
+        by_key = {_find_key(change): change for change in changes}
+        for write, succeeded in outcomes:
+            self._count(by_key[write.key], succeeded)
 
     def _count(self, change: Change, succeeded: bool) -> None:
         """A condition that failed is done already where the target holds what we want; else it is a conflict."""
@@ -158,8 +158,7 @@ class _PartExecution:
             self.written += 1
             self.progress.add(1)
             return
-        assert change.key
-        found = self.dynamodb.read_items(self.table, self.key_name, [change.key]).get(change.key)
+        found = self._read([change]).get(_find_key(change))
         wanted = change.item if self.step == "migrate" else None
         if (found is None) == (wanted is None) and (not found or checksum_item(found) == checksum_item(wanted or {})):
             self._done(1)
@@ -179,7 +178,7 @@ class _PartExecution:
         self._conflict(change.key, change.old_key, written, "changed by the application after staging")
 
     def _conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
-        logger.warning("%s %s %s: %s; left as it is", self.step, self.table, key, reason)
+        logger.warning("%s %s %s: %s; left as it is", self.step, self.table.name, key, reason)
         self.conflicts.append(WriteConflict(key=key, old_key=old_key, checksum=checksum, reason=reason))
 
     def finish(self) -> Execution:
@@ -201,11 +200,16 @@ class _PartExecution:
         if self.conflicts and self.run.params.on_conflict == "refuse":
             first = self.conflicts[0]
             raise RefusedError(
-                f"{len(self.conflicts):,} items of {self.table} were changed by the application since they were "
+                f"{len(self.conflicts):,} items of {self.table.name} were changed by the application since they were "
                 f"staged, the first is {first.key}: they were left as they are. Look at them, then run again, or set "
                 "on_conflict=keep."
             )
         return executed
+
+
+def _find_key(change: Change) -> ItemKey:
+    assert change.key
+    return ItemKey(change.key)
 
 
 def _contains_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:

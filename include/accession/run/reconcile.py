@@ -18,7 +18,17 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.items import ItemBuilder, ItemKey, Prepared, Reject, RowKey, TypedItem, checksum_item, measure_item
+from accession.items import (
+    ItemBuilder,
+    ItemKey,
+    Prepared,
+    Reject,
+    RowKey,
+    Table,
+    TypedItem,
+    checksum_item,
+    measure_item,
+)
 from accession.run.context import RunContext
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
@@ -56,7 +66,7 @@ class Reconciler:
         self,
         run: RunContext,
         builder: ItemBuilder,
-        table: str,
+        table: Table,
         id_map: sqlite3.Connection,
         parts: PartWriter,
         attributes: set[str],
@@ -118,10 +128,10 @@ class Reconciler:
         """Read what the target holds for the pending changes, and decide each."""
         if not self.pending:
             return
-        keys = [pending.new_id for pending in self.pending]
-        found = self.dynamodb.read_items(self.table, self.entity.target.key, keys)
-        for pending in self.pending:
-            self._decide_one(pending, found.get(pending.new_id))
+        keys = [ItemKey(pending.new_id) for pending in self.pending]
+        found = self.dynamodb.read_items(self.table, keys)
+        for pending, key in zip(self.pending, keys, strict=True):
+            self._decide_one(pending, found.get(key))
         self.pending.clear()
 
     def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:

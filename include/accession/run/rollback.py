@@ -11,9 +11,9 @@ from typing import Any
 
 from accession.artifacts import Change, Part, Rollback, StagedEntity, Store, Undone
 from accession.commands import show_rollback
-from accession.dynamodb import DynamoDB
+from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update
 from accession.errors import ConflictError, RefusedError
-from accession.items import TypedItem, checksum_item
+from accession.items import ItemKey, TypedItem, checksum_item
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.run.lineage import expect_entities
@@ -146,42 +146,45 @@ class _Undoing:
             found = self._read(index, batch)
             todo = []
             for change in batch:
-                held = found.get(change.key or "")
+                held = found.get(_find_key(change))
                 if _is_equal(held, change.before) or (name, change.key) in self.left:
                     self.counts[name]["already"] += 1
                 elif not _is_equal(held, change.item):
                     self._conflict(index, change, held)
                 else:
                     todo.append(change)
-            for change, undone in self.dynamodb.run_all(todo, lambda change: self._undo(index, change)):
-                if undone or _is_equal(self._read(index, [change]).get(change.key or ""), change.before):
+            by_key = {_find_key(change): change for change in todo}
+            for write, undone in self._undo_all(index, op, todo):
+                change = by_key[write.key]
+                if undone or _is_equal(self._read(index, [change]).get(_find_key(change)), change.before):
                     self.counts[name]["deleted" if op == "put" else "restored"] += 1
                 else:
-                    self._conflict(index, change, self._read(index, [change]).get(change.key or ""))
+                    self._conflict(index, change, self._read(index, [change]).get(_find_key(change)))
             progress.add(len(batch))
         progress.finish()
 
-    def _undo(self, index: StagedEntity, change: Change) -> bool:
-        """The mirrored write. True when its condition held."""
-        key_name = self.run.mapping.entities[index.entity].target.key
-        assert change.key
-        match change.op:
+    def _undo_all(
+        self, index: StagedEntity, op: str, changes: list[Change]
+    ) -> Iterator[tuple[Update | Delete | PutAbsent, bool]]:
+        """The mirrored writes, each with whether its condition held."""
+        table = self.run.find_table(index)
+        match op:
             case "put":
-                return self.dynamodb.delete_item(index.table, key_name, change.key, change.item or {})
+                deletes = (Delete(_find_key(change), change.item or {}) for change in changes)
+                yield from self.dynamodb.delete_items(table, deletes)
             case "update":
-                return self.dynamodb.update_item(
-                    index.table, key_name, change.key, change.item or {}, change.before or {}
-                )
+                updates = (Update(_find_key(change), change.item or {}, change.before or {}) for change in changes)
+                yield from self.dynamodb.update_items(table, updates)
             case _:
-                return self.dynamodb.put_absent_item(index.table, key_name, change.before or {})
+                puts = (PutAbsent(_find_key(change), change.before or {}) for change in changes)
+                yield from self.dynamodb.put_absent_items(table, puts)
 
     def _batches(self, index: StagedEntity, part: Part, op: str) -> Iterator[list[Change]]:
         changes = self.run.folder.read_changes(index.entity, part)
         return split_batches((change for change in changes if change.op == op), READ_KEYS)
 
-    def _read(self, index: StagedEntity, changes: list[Change]) -> dict[str, TypedItem]:
-        key_name = self.run.mapping.entities[index.entity].target.key
-        return self.dynamodb.read_items(index.table, key_name, [change.key or "" for change in changes])
+    def _read(self, index: StagedEntity, changes: list[Change]) -> dict[ItemKey, TypedItem]:
+        return self.dynamodb.read_items(self.run.find_table(index), [_find_key(change) for change in changes])
 
     def _conflict(self, index: StagedEntity, change: Change, held: TypedItem | None) -> None:
         reason = "deleted by the application since" if held is None else "changed by the application since"
@@ -203,7 +206,7 @@ class _Undoing:
                     for batch in self._batches(index, part, op):
                         found = self._read(index, batch)
                         for change in batch:
-                            held = found.get(change.key or "")
+                            held = found.get(_find_key(change))
                             known = (name, change.key) in self.left or (name, change.key) in self.conflicts
                             if not known and not _is_equal(held, change.before):
                                 self._conflict(index, change, held)
@@ -214,6 +217,11 @@ class _Undoing:
             name: Undone(table=self.indexes[name].table, conflicts=kept.count(name), **counts)
             for name, counts in self.counts.items()
         }
+
+
+def _find_key(change: Change) -> ItemKey:
+    assert change.key
+    return ItemKey(change.key)
 
 
 def _is_equal(one: TypedItem | None, other: TypedItem | None) -> bool:

@@ -31,7 +31,7 @@ from accession.artifacts import (
     mark_conflicts,
 )
 from accession.errors import RefusedError
-from accession.items import ItemBuilder, KeySchema, Orphan, Reject, is_same_thing, is_unicode
+from accession.items import ItemBuilder, Orphan, Reject, is_same_thing, is_unicode
 from accession.mapping import Entity
 from accession.progress import Progress
 from accession.run.context import RunContext
@@ -85,7 +85,7 @@ class _Staging:
         self.run, self.name, self.folder = run, name, folder
         self.store, self.manifest, self.dynamodb = run.store, run.manifest, run.dynamodb
         self.entity: Entity = run.mapping.entities[name]
-        self.table = self.entity.table(run.manifest.environment)
+        self.table = run.map_table(name)
         self.builder = ItemBuilder(self.entity, run.mapping, run.manifest.namespace)
         self.now = run.manifest.started_at
         self.files = ExitStack()  # open until staging ends, wherever it ends
@@ -140,8 +140,8 @@ class _Staging:
         written = parts.close()
         return StagedEntity(
             entity=self.name,
-            table=self.table,
-            key=KeySchema((self.entity.target.key,)),
+            table=self.table.name,
+            key=self.table.key,
             indexes=dict(self.entity.indexes),
             counts=Counts(
                 source_rows=rows,

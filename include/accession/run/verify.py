@@ -10,7 +10,6 @@ import gc
 import gzip
 import secrets
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ import orjson
 
 from accession.artifacts import PROBLEMS, Problem, Verification, open_id_map
 from accession.errors import VerificationError
-from accession.items import TypedItem, checksum_items
+from accession.items import ItemKey, TypedItem, checksum_items
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, find_bucket, fingerprint_buckets
@@ -56,8 +55,8 @@ class _Verifying:
         self.run, self.store, self.dynamodb, self.folder = run, run.store, run.dynamodb, folder
         self.entity = run.mapping.entities[name]
         self.index = run.folder.load_staged(name)
+        self.table = run.find_table(self.index)
         self.kept = {kept.key: kept for kept in run.folder.find_write_conflicts(name)}
-        self.lock = threading.Lock()
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
         self.listed: list[Problem] = []
         self.samples: dict[str, TypedItem] = {}
@@ -78,8 +77,7 @@ class _Verifying:
         problems = self.folder / "problems.jsonl.gz"
         with gzip.GzipFile(problems, "wb", mtime=0) as self.list, _collecting_rarely():
             with self.scanned_path.open("wb") as self.scanned_file:
-                for _ in self.dynamodb.run_all(range(SEGMENTS), self._scan_segment):
-                    pass
+                self._scan()
             recorded = Fingerprint(self.secret)
             for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
                 recorded.add([checksum for (checksum,) in batch])
@@ -92,7 +90,7 @@ class _Verifying:
         self._name_attributes()
         self.progress.finish()
         self.store.upload(self.run.folder.path_of_problems(self.entity.name), problems)
-        look_ups, lost = ask_indexes(self.dynamodb, self.entity, self.index.table, list(self.samples.values()))
+        look_ups, lost = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
         reason = self._judge(lost)
         return Verification(
             entity=self.entity.name,
@@ -108,22 +106,21 @@ class _Verifying:
             ended_at=datetime.now(UTC).isoformat(),
         )
 
-    def _scan_segment(self, segment: int) -> None:
-        """Take in one segment; key and checksum of its items go to disk. The segments wait for the network side by
-        side, and compute one after the other: side by side that would only cost more."""
-        key_name = self.entity.target.key
-        samples: dict[str, TypedItem] = {}
-        for page in self.dynamodb.scan_pages(self.index.table, segment, SEGMENTS):
-            with self.lock:
-                for items in page:
-                    keys = [item[key_name]["S"] for item in items]
-                    checksums = checksum_items(items)
-                    self.scanned.add(checksums)
-                    self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
-                    self.scanned_file.write(b"".join(checksums))
-                    self.progress.add(len(items))
-                    samples = samples or dict(zip(keys[:LOOK_UPS], items, strict=False))
-        self.samples.update(samples)
+    def _scan(self) -> None:
+        """Take in the table; key and checksum of its items go to disk. The segments wait for the network side by side,
+        and are computed on one after the other."""
+        sampled: set[int] = set()
+        for segment, page in self.dynamodb.scan_pages(self.table.name, SEGMENTS):
+            for items in page:
+                keys = self.table.key.read_all(items)
+                checksums = checksum_items(items)
+                self.scanned.add(checksums)
+                self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
+                self.scanned_file.write(b"".join(checksums))
+                self.progress.add(len(items))
+                if segment not in sampled:
+                    sampled.add(segment)
+                    self.samples |= dict(zip(keys[:LOOK_UPS], items, strict=False))
 
     def _find_problems(self, id_map: Connection) -> None:
         """The two sides are not the same: find where, and look there item by item."""
@@ -210,11 +207,11 @@ class _Verifying:
         if not self.mismatched:
             return
         differing: dict[str, str] = {}
-        items = self.dynamodb.read_items(self.index.table, self.entity.target.key, self.mismatched)
+        items = self.dynamodb.read_items(self.table, [ItemKey(key) for key in self.mismatched])
         for part in self.index.parts:
             for change in self.run.folder.read_changes(self.entity.name, part):
-                if change.key in items and change.item is not None:
-                    found = items[change.key]
+                found = items.get(ItemKey(change.key or ""))
+                if found is not None and change.item is not None and change.key:
                     names = sorted(n for n in found.keys() | change.item if found.get(n) != change.item.get(n))
                     differing[change.key] = ", ".join(names)
         self.listed = [

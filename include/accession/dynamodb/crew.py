@@ -1,0 +1,116 @@
+"""Many calls at once on the event loop, within bounds of their number and size."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT_BYTES = 32_000_000
+
+
+class Call:
+    """One call, as the requests that it makes see it: it is not to be cancelled while `is_sent`, nor retried once
+    `is_over`."""
+
+    __slots__ = ("is_over", "is_sent")
+
+    def __init__(self) -> None:
+        self.is_sent = self.is_over = False
+
+
+_call: ContextVar[Call] = ContextVar("call")
+
+
+def find_call() -> Call:
+    """Return the call that this task runs, or one of its own for a task outside a crew."""
+    return _call.get(None) or Call()
+
+
+class Crew(Generic[T, R]):
+    """Calls `function` for many arguments, at most `in_flight` and 32 MB of them at once. Use it on one event loop.
+
+    The first error stops all: no further request is sent, those in flight end, and the error is raised.
+    """
+
+    def __init__(self, function: Callable[[T], Coroutine[Any, Any, R]], in_flight: int) -> None:
+        self._function, self._in_flight = function, in_flight
+        self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._bytes = 0
+        self._ended: list[tuple[T, R]] = []
+        self._error: BaseException | None = None
+        self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any call has not ended."""
+        return bool(self._tasks)
+
+    async def begin(self, calls: list[tuple[T, int]]) -> list[tuple[T, R]]:
+        """Begin calls of so many bytes each, waiting for room. Return what has ended since the last time."""
+        for argument, size in calls:
+            while self._error is None and not self._has_room(size):
+                await self._wait()
+            if self._error is None:
+                self._start(argument, size)
+        return await self.take(len(self._tasks))
+
+    async def take(self, active: int) -> list[tuple[T, R]]:
+        """Wait until at most `active` calls have not ended. Return what has ended since the last time."""
+        while len(self._tasks) > (active if self._error is None else 0):
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+        ended, self._ended = self._ended, []
+        return ended
+
+    async def take_some(self) -> list[tuple[T, R]]:
+        """Wait until a call has ended, if any is active. Return what has ended since the last time."""
+        while not self._ended and self._tasks and self._error is None:
+            await self._wait()
+        return await self.take(len(self._tasks))
+
+    async def abandon(self) -> None:
+        """Cancel all calls, those in flight too, and wait until they have ended."""
+        for task in list(self._tasks):
+            task.cancel()
+        while self._tasks:
+            await self._wait()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._tasks or (len(self._tasks) < self._in_flight and self._bytes + size <= IN_FLIGHT_BYTES)
+
+    def _start(self, argument: T, size: int) -> None:
+        call = Call()
+        task = asyncio.get_running_loop().create_task(self._run(argument, call))
+        self._tasks[task] = call
+        self._bytes += size
+
+        def end(task: asyncio.Task[None]) -> None:
+            del self._tasks[task]
+            self._bytes -= size
+            error = None if task.cancelled() else task.exception()
+            if error is not None and self._error is None:
+                self._stop(error)
+            if self._changed is not None and not self._changed.done():
+                self._changed.set_result(None)
+
+        task.add_done_callback(end)
+
+    async def _run(self, argument: T, call: Call) -> None:
+        _call.set(call)
+        result = await self._function(argument)
+        self._ended.append((argument, result))
+
+    def _stop(self, error: BaseException) -> None:
+        self._error = error
+        for task, call in self._tasks.items():
+            call.is_over = True
+            if not call.is_sent:
+                task.cancel()
+
+    async def _wait(self) -> None:
+        self._changed = asyncio.get_running_loop().create_future()
+        await self._changed
