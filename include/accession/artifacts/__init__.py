@@ -36,7 +36,8 @@ from accession.artifacts.plan import EntityPlan, Plan
 from accession.artifacts.report import GOOD, Amount, EntityReport, Report, Status, Step
 from accession.artifacts.rollback import Rollback, Undone
 from accession.artifacts.run_folder import RunFolder
-from accession.artifacts.store import Changed, Store, client_config, fetch_object, list_environments, place_object
+from accession.artifacts.s3 import client_config, fetch_object, place_object
+from accession.artifacts.store import Changed, Store, list_environments
 from accession.artifacts.verification import PROBLEMS, Problem, Verification
 
 __all__ = [

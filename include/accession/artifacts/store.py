@@ -1,46 +1,33 @@
-"""S3: where a target's artifacts lie, and the few ways they are read and written.
+"""The store: where the artifacts of a target are on S3, and the few ways they are read and written.
 
     s3://<bucket>/<mapping>/<environment>/
       state.json  log/<sequence>.json  backups/<sha256>.db
       runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
                    verification.json  rollback.json  report.json  report.html
 
-Artifacts are written once (`If-None-Match: *`) and re-used by retries; only state.json is swapped (`If-Match`).
+Artifacts are written once (`If-None-Match: *`) and re-used by retries. Only state.json is swapped (`If-Match`).
 Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
 """
 
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from itertools import count
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from boto3.exceptions import Boto3Error, RetriesExceededError
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
-from accession.aws import explain_failure
-from accession.errors import AccessionError, StoreError, TransientError
+from accession.artifacts.s3 import MISSING, TRANSFER, translating
+from accession.errors import StoreError, TransientError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
 CHUNK = 1024 * 1024
-# Two parts of 8 MB at once and a short queue to the disk: boto3's defaults hold up to 80 MB of an upload and 250 MB of
-# a download in memory, so that a task's memory would grow with its file.
-TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=CHUNK, max_io_queue=4)
-MISSING = {"NoSuchKey", "404", "NotFound"}
 CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
-
-
-def client_config() -> Config:
-    """Retries on purpose: ten attempts in standard mode, whose default is three (botocore, "Retries")."""
-    return Config(retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=60)
 
 
 class Found(NamedTuple):
@@ -259,37 +246,6 @@ class Store:
         return translating(action, self.bucket, self.prefix + path)
 
 
-@contextmanager
-def translating(action: str, bucket: str, key: str) -> Iterator[None]:
-    """Raise what boto3 raises as one sentence that a person understands."""
-    try:
-        yield
-    except RetriesExceededError as error:
-        raise translate_error(error.last_exception, action, bucket, key) from error  # type: ignore[attr-defined]
-    except Boto3Error as error:  # raised for another, whose text it repeats
-        raise translate_error(error.__context__ or error, action, bucket, key) from error
-    except (ClientError, BotoCoreError) as error:
-        raise translate_error(error, action, bucket, key) from error
-
-
-def translate_error(error: BaseException, action: str, bucket: str, key: str) -> AccessionError:
-    """Return an error of boto3 as one sentence: what failed, on which object, and what to do."""
-    request = f"{action} on s3://{bucket}/{key}"
-    if isinstance(error, ParamValidationError):
-        return StoreError(f"s3://{bucket}/{key} is no address of an object: write s3://bucket/key.")
-    if explained := explain_failure(error, request):
-        return explained
-    if not isinstance(error, ClientError):
-        return TransientError(f"{request} failed ({type(error).__name__}): try again.")
-    code = error.response["Error"]["Code"]
-    if code == "NoSuchBucket":
-        return StoreError(f"Bucket {bucket} does not exist: run make deploy first, or give the right bucket.")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
-        return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
-    return StoreError(f"S3 refused {request} ({code}).")
-
-
 def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
     """The environments of a mapping that have anything in the bucket, sorted."""
     return list(Store(client, bucket, mapping, "").list_folders())
@@ -299,39 +255,3 @@ def hash_file(file: Path) -> str:
     """SHA-256 of a file, in constant memory."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def fetch_object(client: Any, uri: str, file: Path) -> Path:
-    """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
-    bucket, key = _split(uri)
-    with translating("s3:GetObject", bucket, key):
-        try:
-            client.download_file(bucket, key, str(file), Config=TRANSFER)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in MISSING:
-                raise StoreError(f"{uri} does not exist: check the source.") from error
-            raise
-    return file
-
-
-def place_object(client: Any, file: Path, uri: str) -> str | None:
-    """Upload a file to an s3:// address. What lies there is copied aside first, as `<key>.aside-<n>`; its address."""
-    bucket, key = _split(uri)
-    with translating("s3:ListBucket", bucket, key):
-        taken = {
-            entry["Key"]
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-            for entry in page.get("Contents", ())
-        }
-    aside = None
-    with translating("s3:PutObject", bucket, key):
-        if key in taken:
-            aside = next(name for name in (f"{key}.aside-{number}" for number in count(1)) if name not in taken)
-            client.copy({"Bucket": bucket, "Key": key}, bucket, aside)
-        client.upload_file(str(file), bucket, key, Config=TRANSFER)
-    return aside and f"s3://{bucket}/{aside}"
-
-
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
