@@ -16,6 +16,7 @@ from accession import artifacts, dynamodb
 from accession.cli.deploy import Deployment, deploy_stacks, find_bucket, name_bucket
 from accession.cli.ministack import start_ministack
 from accession.errors import AccessError, AccessionError, RefusedError, TargetError, TransientError
+from accession.items import ItemKey, KeySchema, Table
 from accession.mapping import MAPPINGS, load_mapping
 from conftest import Library, LocalAws, table_definitions
 
@@ -220,12 +221,14 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     assert database.describe_table(books).key == "book_id"
     assert database.is_empty(books)
     assert database.put_items(books, [("b1", orjson.dumps(item("one")))]) == 1
-    assert database.read_items(books, "book_id", ["b1"]) == {"b1": item("one")}
-    assert database.update_item(books, "book_id", "b1", item("one"), item("two"))
-    assert database.query_keys(books, "isbn-index", "book_id", {"isbn": {"S": "9780000000019"}}) == ["b1"]
-    assert [list(page) for page in database.scan_pages(books, 0, 1)] == [[[item("two")]]]
-    assert database.delete_item(books, "book_id", "b1", item("two"))
-    assert database.put_absent_item(books, "book_id", item("three"))
+    table, key = Table(books, KeySchema(("book_id",))), ItemKey("b1")
+    assert database.read_items(table, [key]) == {key: item("one")}
+    assert all(done for _, done in database.update_items(table, [dynamodb.Update(key, item("one"), item("two"))]))
+    assert database.query_keys(table, "isbn-index", {"isbn": {"S": "9780000000019"}}) == [key]
+    assert [(segment, list(page)) for segment, page in database.scan_pages(books, 1)] == [(0, [[item("two")]])]
+    assert all(done for _, done in database.delete_items(table, [dynamodb.Delete(key, item("two"))]))
+    assert all(done for _, done in database.put_absent_items(table, [dynamodb.PutAbsent(key, item("three"))]))
+    assert database.read_items(table, [key]) == {key: item("three")}
 
     store = artifacts.Store(worker.client("s3", config=artifacts.client_config()), made.bucket, "book_library", "dev")
     with pytest.raises(AccessError, match=r"AWS denied s3:PutObject on s3://.* \(AccessDenied\)"):
