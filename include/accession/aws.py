@@ -1,8 +1,10 @@
-"""What every AWS client of ours shares: time limits, and what the errors mean that any AWS call can end with.
+"""Settings and errors that all AWS clients of ours share.
 
-These are: no credentials, credentials that do not work, no region, no such profile, access denied, no answer.
+Any AWS call can fail in one of these ways: there are no credentials, they do not work, there is no region, no such
+profile, access is denied, nothing answers. They are explained here, in one wording.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +22,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from accession.errors import AccessError, AccessionError, PermanentError, TransientError
+from accession.errors import AccessError, AccessionError, ParamsError, PermanentError, TransientError
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 15
@@ -45,26 +47,39 @@ CREDENTIALS_CODES = {
 }  # fmt: skip
 
 
-def explain_code(code: str, request: str, message: str = "") -> AccessError | None:
-    """Return what an error code of AWS means if any service may answer with it; None for all other codes.
+def adopt_region() -> None:
+    """Make boto3 use AWS_REGION, which AWS's container services set and boto3 does not read."""
+    if region := os.environ.get("AWS_REGION"):
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
 
-    `request` is the action and what it was about: "s3:PutObject on s3://bucket/key". `message` is AWS's own; leave it
-    out if it may quote an item.
+
+def check_endpoints() -> None:
+    """Raise ParamsError if a variable AWS_ENDPOINT_URL… is not a URL, which boto3 would not explain."""
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and value and not value.startswith(("http://", "https://")):
+            raise ParamsError(f"{name} is {value}, which is not a URL: write http://{value} or https://{value}.")
+
+
+def explain_code(code: str, request: str, message: str = "") -> AccessError | None:
+    """Explain an error code that any AWS service may answer with. Returns None for all other codes.
+
+    `request` names the action and its object: "s3:PutObject on s3://bucket/key". `message` is AWS's own; leave it out
+    if it may quote an item.
     """
-    said = f" AWS says: {message.rstrip('.')}." if message else ""
+    quote = f" AWS says: {message.rstrip('.')}." if message else ""
     if code in DENIED_CODES:
         return AccessError(
-            f"AWS denied {request} ({code}): allow that action for the role in use, or use another role.{said}"
+            f"AWS denied {request} ({code}): allow that action for the role in use, or use another role.{quote}"
         )
     if code in CREDENTIALS_CODES:
         return AccessError(
-            f"AWS does not accept the credentials for {request} ({code}): log in again, or use others.{said}"
+            f"AWS does not accept the credentials for {request} ({code}): log in again, or use others.{quote}"
         )
     return None
 
 
 def explain_failure(error: BaseException, request: str) -> AccessionError | None:
-    """Return what an error of botocore means if any call may end with it; None for all other errors."""
+    """Explain an error of botocore that any AWS call may raise. Returns None for all other errors."""
     if isinstance(error, NoCredentialsError):
         return AccessError(
             f"There are no AWS credentials for {request}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "

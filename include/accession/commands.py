@@ -18,7 +18,7 @@ def _show_mapping(mapping: str) -> str:
 
 
 def show_rollback(environment: str, run: str, mapping: str = HOME_LIBRARY, **conf: bool | str) -> str:
-    """Return the command that undoes `run`. It asks nobody, as make has no Airflow UI to answer in."""
+    """Return the command that undoes `run`. It needs no approval, as make has no UI to approve it in."""
     if needs_approval(environment):
         conf["approval"] = "never"
     given = f" CONF='{json.dumps(conf)}'" if conf else ""

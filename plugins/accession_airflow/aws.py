@@ -1,11 +1,11 @@
 """Make AWS clients from the Airflow connection `aws_default` and boto3's own environment."""
 
-import os
 from typing import Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
 from accession import artifacts, dynamodb
+from accession.aws import adopt_region
 
 CONNECTION = "aws_default"
 
@@ -21,7 +21,5 @@ def connect_s3() -> Any:
 
 
 def _connect(service: str, config: Any) -> Any:
-    # AWS's container services set AWS_REGION, which boto3 does not read.
-    if region := os.environ.get("AWS_REGION"):
-        os.environ.setdefault("AWS_DEFAULT_REGION", region)
+    adopt_region()
     return AwsGenericHook(CONNECTION, client_type=service, config=config).get_conn()

@@ -1,4 +1,4 @@
-"""Copy what a run did to the note of the Airflow run: "3 put, 1 deleted, 25 996 unchanged, verified"."""
+"""Copy what a run did to the note of the Airflow run: "3 put, 1 deleted, 25,996 unchanged, verified"."""
 
 from typing import Any
 

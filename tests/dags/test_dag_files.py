@@ -67,7 +67,7 @@ def rollback(dags: dict[str, Any]) -> Any:
 
 
 def run_python(code: str, *arguments: str, **environ: str) -> Any:
-    """What a fresh process, that sees what a worker sees, prints after RESULT."""
+    """Run `code` in a process with a worker's paths, and return what it prints after RESULT."""
     paths = os.pathsep.join([str(REPO / "include"), str(REPO / "plugins")])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *arguments],

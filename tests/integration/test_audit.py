@@ -184,7 +184,7 @@ def test_every_object_altered_by_one_byte_is_found_and_named(lived: History) -> 
 
 
 def test_any_byte_of_the_last_record_counts(lived: History) -> None:
-    """Nothing but the state holds its hash. Every 41st byte; test_state.py takes every byte of the state."""
+    """Only the state holds its hash. This tries every 41st byte; test_state.py tries every byte of the state."""
     path = log_path(5)
     data = lived.store.get(path)
     for where in range(0, len(data), 41):
@@ -259,7 +259,7 @@ def test_make_audit_fails_when_something_is_damaged(
 
 
 def test_a_record_cut_off_the_end_is_missed(lived: History) -> None:
-    """And one cut off together with an older state.json is what only a hash noted elsewhere shows."""
+    """If an older state.json is put back too, only a copy of the last hash kept elsewhere shows it."""
     with lived.changed(log_path(5), None):
         assert (lived.audit().first_problem or "").startswith(f"{log_path(5)} is missing")
 

@@ -1,4 +1,4 @@
-"""The embedded AWS: on this machine only, alone in what it is told, and gone when its owner is, however that ends."""
+"""The embedded AWS answers on this machine only, takes settings from us alone, and ends with its owner."""
 
 import contextlib
 import os

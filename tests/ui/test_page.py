@@ -1,4 +1,4 @@
-"""The audit page: who may see it, what it shows, and that nothing of what it shows or is asked can do harm."""
+"""The audit pages: who may see them, what they show, and that neither data nor requests can do harm."""
 
 import csv
 import io
@@ -172,7 +172,7 @@ def test_the_run_page_begins_with_the_verdict(site: Site) -> None:
 
 def test_the_run_page_shows_the_undo_command_as_refusals_word_it(site: Site, verified: Driver) -> None:
     command = show_rollback(verified.library.environment, verified.run_name)
-    assert command.endswith("""CONF='{"approval": "never"}'"""), "nobody can answer a question of make's"
+    assert command.endswith("""CONF='{"approval": "never"}'"""), "make has no UI to approve a run in"
     assert f'<code class="command">{command}</code>' in unescape(site.get("{run}"))
 
 
@@ -266,7 +266,7 @@ def test_looking_changes_nothing(site: Site, verified: Driver) -> None:
         "/migrate_..%2fbook_library/{bucket}/{environment}",
     ],
 )
-def test_an_address_that_is_none_never_reaches_the_store(
+def test_an_invalid_address_never_reaches_the_store(
     site: Site, verified: Driver, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accession_airflow import audit_target
@@ -281,7 +281,7 @@ def test_an_address_that_is_none_never_reaches_the_store(
     assert asked == []
     site.get("{target}")
     audit_target._make_store.cache_clear()
-    assert asked, "an address that is one is asked for"
+    assert asked, "a valid address does reach it"
 
 
 def test_a_run_that_is_not_there_is_a_404(site: Site) -> None:
@@ -293,7 +293,7 @@ def test_a_run_that_is_not_there_is_a_404(site: Site) -> None:
 
 @pytest.fixture
 def airflow_run(verified: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Makes rows of Airflow's runs; the bucket is known from their conf alone."""
+    """Insert runs of Airflow. Only their conf names the bucket."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
@@ -313,7 +313,7 @@ def airflow_run(verified: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 
 def test_the_tab_of_an_undo_goes_to_the_run_that_it_undoes(app: Any, verified: Driver, airflow_run: Any) -> None:
     site = Site(app, make_token(), verified)
-    site.get("{run}", 404)  # nobody has named the bucket yet
+    site.get("{run}", 404)  # no run of Airflow names the bucket yet
     run_id = "manual__2026-01-05T12:00:00+00:00"
     library = verified.library
     airflow_run(

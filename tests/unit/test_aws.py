@@ -1,4 +1,4 @@
-"""What the errors mean that any AWS call can end with: one wording, wherever they are met."""
+"""The errors that any AWS call may raise are explained in one wording, with a remedy."""
 
 import pytest
 from botocore.exceptions import (

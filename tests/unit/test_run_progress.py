@@ -1,4 +1,4 @@
-"""How far a run has come: which of its steps are done, at work or waiting, by what they have left so far."""
+"""The steps of a run are done, at work or waiting, judged by what the run has left so far."""
 
 from accession.audit.run_progress import Step, judge_steps
 

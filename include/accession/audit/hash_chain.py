@@ -19,7 +19,7 @@ LISTED_DAMAGES = 1000
 
 
 class Damage(Document):
-    """An object that differs from what the register says."""
+    """An object that does not match the register."""
 
     kind: Literal["altered", "missing", "added"]
     path: str
@@ -34,7 +34,7 @@ class Damages:
         self.count = 0
 
     def add(self, kind: Literal["altered", "missing", "added"], path: str, reason: str) -> None:
-        """Add one, of which `reason` says what is wrong."""
+        """Add the object at `path`."""
         self.count += 1
         if len(self.listed) < LISTED_DAMAGES:
             self.listed.append(Damage(kind=kind, path=path, reason=reason))
@@ -87,7 +87,7 @@ class _StoredRecord(NamedTuple):
 
 
 def follow_chain(store: Store, damages: Damages) -> Chain:
-    """Read state.json and every record, and add those that differ from what was written to `damages`. Read-only.
+    """Read state.json and every record, and add those that were changed or are missing to `damages`. Read-only.
 
     Raises StoreError if there is no object under the target's prefix.
     """
@@ -153,7 +153,7 @@ def _check_hashes(found: dict[int, _StoredRecord | None], expected: str | None, 
         else:
             is_sound = read.is_canonical and read.record is not None and read.record.sequence == number
             if not is_sound:
-                damages.add("altered", path, f"it is not what was written as record {number}")
+                damages.add("altered", path, f"it is not the record {number} that was written")
         expected = read.record.previous if is_sound and read.record else None
     if expected not in (None, NO_HASH):
         damages.add("altered", log_path(1), "it follows a record that does not exist")

@@ -1,4 +1,4 @@
-"""The audit as text: what `make audit` prints, and what the audit page repeats."""
+"""Show an audit as text, for `make audit` and the audit page."""
 
 from accession.audit.audit import Audit
 

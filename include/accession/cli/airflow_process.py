@@ -103,29 +103,29 @@ def choose_lines(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
     traceback, which is the error's sentence.
     """
     is_shown = is_failure = False
-    last = told = ""
+    last = shown = ""
     for line in itertools.chain(lines, [END]):
         record = RECORD.match(line)
         if record is None:
             if is_shown:
-                told = line or told
+                shown = line or shown
                 yield f"      {line}", True
             elif is_failure and line.strip():
                 last = line
             continue
         reason = ERROR_CLASS.sub("", last)
-        if is_failure and reason != told:  # a task may have logged its error itself
+        if is_failure and reason != shown:  # a task may have logged its error itself
             yield f"    ! {reason}", False
-            told = reason
+            shown = reason
         message = record["message"]
         is_shown = record["logger"].split(".")[0] in {"accession", "accession_airflow"}
         is_failure = "Task failed with exception" in message
         last = message
         if is_shown:
-            told = message
+            shown = message
             yield f"    {'! ' if record['level'] in {'WARNING', 'ERROR', 'CRITICAL'} else '  '}{message}", True
         elif start := STARTING.search(message):
-            told = ""
+            shown = ""
             yield f"  {start['task']}{'' if start['index'] == '-1' else '[' + start['index'] + ']'}", False
 
 

@@ -34,7 +34,7 @@ Outcome = Literal["created", "updated", "unchanged", "left alone"]
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a deployment did, and what a run needs of it."""
+    """The result of a deployment: the names that a run needs, and what was changed."""
 
     bucket: str
     policy: str  # ARN of the managed policy for the role of Airflow's workers

@@ -22,7 +22,7 @@ import boto3
 from accession.approval import needs_approval
 from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
-from accession.aws import explain_errors
+from accession.aws import adopt_region, check_endpoints, explain_errors
 from accession.cli.airflow_process import LOCAL_FOLDER, AirflowRun, run_dag
 from accession.cli.deploy import deploy_stacks, find_bucket
 from accession.cli.ministack import start_ministack
@@ -47,10 +47,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that child processes are ended
     options = _make_parser().parse_args(arguments)
-    if region := os.environ.get("AWS_REGION"):  # boto3 does not read this one
-        os.environ.setdefault("AWS_DEFAULT_REGION", region)
+    adopt_region()
     try:
-        _check_endpoints()
+        check_endpoints()
         with explain_errors():
             return int(options.command(options))
     except ParamsError as error:
@@ -65,12 +64,6 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except BrokenPipeError:  # `make … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def _check_endpoints() -> None:
-    for name, value in os.environ.items():
-        if name.startswith("AWS_ENDPOINT_URL") and value and not value.startswith(("http://", "https://")):
-            raise ParamsError(f"{name} is {value}, which is not a URL: write http://{value} or https://{value}.")
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -217,10 +210,10 @@ def _save_report(done: AirflowRun, folder: Path) -> Path | None:
     found = [match for line in done.messages if (match := REPORT.search(line))]
     if not found:
         return None
-    where = found[-1]
-    store = Store(boto3.client("s3", config=client_config()), where["bucket"], where["mapping"], where["environment"])
-    store.download(f"{where['path']}.json", folder / "report.json")
-    return store.download(f"{where['path']}.html", folder / "report.html")
+    place = found[-1]
+    store = Store(boto3.client("s3", config=client_config()), place["bucket"], place["mapping"], place["environment"])
+    store.download(f"{place['path']}.json", folder / "report.json")
+    return store.download(f"{place['path']}.html", folder / "report.html")
 
 
 def _make_absolute(place: str) -> str:

@@ -209,7 +209,7 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
 def _make_ready(ui: Ui, processes: dict[str, subprocess.Popen[bytes]]) -> None:
     """Wait until the API server answers and the DAGs are parsed, and create the pool.
 
-    The first request to the Execution API takes seconds; it is made here, so that no task waits for it.
+    The first request to the Execution API takes seconds; make it here, and no task has to wait for it.
     """
     _wait(lambda: _ask(ui, "GET", "/execution/health") is not None, "the processes", ui, processes)
     token = _ask(ui, "POST", "/auth/token", {"username": ui.user, "password": ui.password})["access_token"]
