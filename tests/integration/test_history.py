@@ -492,7 +492,7 @@ def test_a_backup_is_fetched_whole_until_it_expired_and_says_so_after(
         assert db.execute("SELECT count(*) FROM book").fetchone() == (8,)
     key = f"{driver.store.prefix}backups/{driver.manifest.snapshot.sha256}.db"
     library.aws.client("s3").delete_object(Bucket=library.bucket, Key=key)
-    with pytest.raises(SourceError, match=f"the backup of run {driver.run_name} has expired"):
+    with pytest.raises(SourceError, match=f"The backup of run {driver.run_name} has expired"):
         driver.steps.folder.fetch_backup(driver.manifest, tmp_path / "out")
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from accession.artifacts import Manifest, RunFolder, StagedEntity, Store
 from accession.dynamodb import DynamoDB
-from accession.items import KeySchema, Table
+from accession.items import Table
 from accession.mapping import Mapping
 from accession.params import MigrateParams
 from accession.run.share import Share
@@ -49,8 +49,7 @@ class RunContext:
 
     def map_table(self, entity: str) -> Table:
         """Return the table that the mapping gives an entity."""
-        mapped = self.mapping.entities[entity]
-        return Table(mapped.table(self.manifest.environment), KeySchema((mapped.target.key,)))
+        return Table.of(self.mapping.entities[entity], self.manifest.environment)
 
     def find_table(self, staged: StagedEntity) -> Table:
         """Return the table that an entity was staged for. A run of version 0.1.0 left its key to the mapping."""

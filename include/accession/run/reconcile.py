@@ -24,29 +24,17 @@ from accession.items import (
     Prepared,
     Reject,
     RowKey,
-    Table,
     TypedItem,
     checksum_item,
     measure_item,
 )
 from accession.run.context import RunContext
+from accession.run.match import Match, Recorded, Replaced, Same
 
 PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
 BATCH_ENTRIES = 2000
 READ_UNIT_BYTES = 4096  # of one strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
 NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and was kept: the conflict shows again
-
-
-class Recorded(NamedTuple):
-    """What the head says of a key."""
-
-    generation: int
-    new_id: ItemKey
-    identity: bytes
-    checksum: bytes
-    row_checksum: bytes | None
-    first_seen: str
-    state: EntryState
 
 
 class Pending(NamedTuple):
@@ -66,14 +54,13 @@ class Reconciler:
         self,
         run: RunContext,
         builder: ItemBuilder,
-        table: Table,
         id_map: sqlite3.Connection,
         parts: PartWriter,
         attributes: set[str],
     ) -> None:
-        self.builder, self.table, self.dynamodb, self.id_map, self.parts = builder, table, run.dynamodb, id_map, parts
-        self.entity = builder.entity
-        self.ours = attributes | {builder.entity.target.key}
+        self.builder, self.dynamodb, self.id_map, self.parts = builder, run.dynamodb, id_map, parts
+        self.table = run.map_table(builder.entity.name)
+        self.ours = attributes | set(self.table.key.names)
         self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
         # The tables of a first run were found empty, unless the params say that something may be there.
         self.reads_target = run.head is not None or run.params.existing_items == "keep"
@@ -82,19 +69,23 @@ class Reconciler:
         self.rejects: list[RejectedRow] = []
         self.pending: list[Pending] = []
 
-    def keep_unchanged(self, entry: Entry, recorded: Recorded) -> None:
-        """A row that makes the item that was last written."""
-        self.counts["unchanged"] += 1
-        self._add(
-            entry._replace(checksum=recorded.checksum, row_checksum=recorded.row_checksum, written=0),
-        )
-
-    def add_new(self, old_key: Any, prepared: Prepared, entry: Entry) -> None:
-        """A row that was not there before."""
+    def add(self, match: Match, entry: Entry, prepared: Prepared) -> None:
+        """Take in a row that makes an item."""
+        if type(match) is Same:
+            recorded = match.recorded
+            if prepared.checksum == (recorded.row_checksum or recorded.checksum):
+                self.counts["unchanged"] += 1
+                entry = entry._replace(checksum=recorded.checksum, row_checksum=recorded.row_checksum, written=0)
+                self._add(entry)
+            else:
+                self._wait(Pending(entry.old_key, entry.new_id, entry, recorded, prepared))
+            return
+        if type(match) is Replaced:
+            self.add_gone(entry.old_key, match.recorded, 0)
         if self.reads_target:
-            self.wait(Pending(old_key, entry.new_id, entry, None, prepared))
+            self._wait(Pending(entry.old_key, entry.new_id, entry, None, prepared))
         else:
-            self._put(old_key, prepared, entry)
+            self._put(entry.old_key, prepared, entry)
 
     def reject(self, old_key: Any, reject: Reject, reason: str, recorded: Recorded | None) -> None:
         """A row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it was."""
@@ -116,9 +107,9 @@ class Reconciler:
             self._add(keep_entry(old_key, recorded, "kept_delete", latest))
         else:
             tombstone = keep_entry(old_key, recorded, "tombstone", latest)
-            self.wait(Pending(old_key, recorded.new_id, tombstone, recorded, None))
+            self._wait(Pending(old_key, recorded.new_id, tombstone, recorded, None))
 
-    def wait(self, pending: Pending) -> None:
+    def _wait(self, pending: Pending) -> None:
         """A change that depends on what the target holds."""
         self.pending.append(pending)
         if len(self.pending) >= PENDING_ROWS:

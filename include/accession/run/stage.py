@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from accession.artifacts import (
     MAX_PARTS,
-    RESOLVING,
     Counts,
     Entry,
     PartWriter,
@@ -31,12 +30,13 @@ from accession.artifacts import (
     mark_conflicts,
 )
 from accession.errors import RefusedError
-from accession.items import ItemBuilder, ItemKey, Orphan, Reject, is_same_thing, is_unicode
-from accession.mapping import Entity
+from accession.items import ItemBuilder, Orphan, Reject, RowKey, is_unicode
 from accession.progress import Progress
 from accession.run.context import RunContext
-from accession.run.reconcile import Pending, Reconciler, Recorded
-from accession.source import explaining, find_affinity, open_snapshot, quote
+from accession.run.match import Recorded, Same, match_recorded
+from accession.run.reconcile import Reconciler
+from accession.run.staging_query import count_rows, find_key_affinity, is_rejected, select_gone, select_rows
+from accession.source import explaining, open_snapshot
 from accession.target import load_state
 
 
@@ -55,16 +55,18 @@ def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> Stag
     if run.manifest.unchanged and run.head is not None:
         staged = _repeat_head(run.head, name)
     else:
-        with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-            staging = _Staging(run, name, Path(folder))
-            with staging.files, explaining(Path(run.manifest.source)):
-                staged = staging.stage(id_maps)
+        with (
+            tempfile.TemporaryDirectory(prefix="accession-") as folder,
+            explaining(Path(run.manifest.source)),
+            _Staging(run, name, Path(folder)) as staging,
+        ):
+            staged = staging.stage(id_maps)
     run.store.claim(run.folder.path_of_staged(name), staged.dump())
     return run.folder.load_staged(name)
 
 
 def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
-    """Nothing changed since the head: no parts, and the head's ID map stands."""
+    """Return what staging finds if nothing changed since the head: no parts, and the head's ID map stands."""
     now = datetime.now(UTC).isoformat()
     staged = head.load_staged(name)
     rows = staged.counts.source_rows
@@ -81,71 +83,51 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
 
 
 class _Staging:
+    """Stages one entity in a folder of its own. Its files are open until the `with` block ends."""
+
     def __init__(self, run: RunContext, name: str, folder: Path) -> None:
-        self.run, self.name, self.folder = run, name, folder
-        self.store, self.manifest, self.dynamodb = run.store, run.manifest, run.dynamodb
-        self.entity: Entity = run.mapping.entities[name]
-        self.table = run.map_table(name)
+        self.run, self.store, self.name, self.folder = run, run.store, name, folder
+        self.entity = run.mapping.entities[name]
         self.builder = ItemBuilder(self.entity, run.mapping, run.manifest.namespace)
-        self.now = run.manifest.started_at
-        self.files = ExitStack()  # open until staging ends, wherever it ends
+        self.width = 1 + len(self.entity.columns) + len(self.entity.references)
         self.shares_identity = True
         self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
-        self.width = 1 + len(self.entity.columns) + len(self.entity.references)
+        self.files = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.files.close()
 
     def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
+        """Stage all rows, then what the head recorded and the source no longer holds."""
         started = datetime.now(UTC).isoformat()
-        read_before = self.dynamodb.consumed_read_units
+        read_before = self.run.dynamodb.consumed_read_units
         head = self._fetch_head()
-        snapshot = self.files.enter_context(
-            closing(open_snapshot(self.run.folder.fetch_backup(self.manifest, self.folder)))
-        )
-        for parent, uri in id_maps.items():
-            attach(
-                snapshot,
-                self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db"),
-                f"map_{parent}",
-            )
-        if head is not None:
-            attach(snapshot, head, "head")
-        key = quote(self.entity.source.key)
-        table = quote(self.entity.source.table)
-        rows: int = snapshot.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0]
-        lines = rows + (count_entries(head) if head else 0)
-        per_part = max(self.run.params.rows_per_part, -(-lines // MAX_PARTS))
+        self.snapshot = self._open_snapshot(id_maps, head)
+        rows = count_rows(self.snapshot, self.entity)
         map_file = self.folder / f"{self.name}.db"
-        encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
-        id_map = self.files.enter_context(closing(create_id_map(map_file, self._find_affinity(snapshot), encoding)))
-        parts = self.files.enter_context(PartWriter(self.folder / f"{self.name}.jsonl.gz", per_part, self._upload_part))
-        self.reconciler = Reconciler(self.run, self.builder, self.table, id_map, parts, self.attributes)
-        self.parents = snapshot
-        progress = Progress(f"stage {self.name}", rows, "rows")
-
-        previous: Any = None
-        for row in snapshot.execute(self._select(table, key, head is not None)):
-            self._stage_row(row, previous)
-            previous = row[0]
-            progress.add(1)
-        if head is not None:
-            for recorded in snapshot.execute(self._select_gone(table, key)):
-                self.reconciler.add_gone(recorded[0], Recorded(*recorded[1:8]), recorded[8])
+        id_map = self._create_id_map(map_file)
+        parts = self._open_parts(rows + (count_entries(head) if head else 0))
+        self.reconciler = Reconciler(self.run, self.builder, id_map, parts, self.attributes)
+        self._stage_rows(rows, head is not None)
         self.reconciler.close()
         if head is not None:
             copy_tombstones(id_map, head)
         finish_id_map(id_map)
-        progress.finish()
-
         map_path = self.run.folder.path_of_id_map(self.name)
         digest = self.store.upload(map_path, map_file)
         written = parts.close()
+        table = self.run.map_table(self.name)
         return StagedEntity(
             entity=self.name,
-            table=self.table.name,
-            key=self.table.key,
+            table=table.name,
+            key=table.key,
             indexes=dict(self.entity.indexes),
             counts=Counts(
                 source_rows=rows,
-                read_units=self.dynamodb.consumed_read_units - read_before,
+                read_units=self.run.dynamodb.consumed_read_units - read_before,
                 **self.reconciler.counts,
             ),
             rejects=compare_rejects(map_file, head),
@@ -159,10 +141,8 @@ class _Staging:
             ended_at=datetime.now(UTC).isoformat(),
         )
 
-    def _upload_part(self, number: int, file: Path) -> str:
-        return self.store.upload(self.run.folder.path_of_part(self.name, number), file)
-
     def _fetch_head(self) -> Path | None:
+        """Download the head's ID map, with the conflicts that its writers met noted in it."""
         if self.run.head is None or self.name not in self.run.head.load_plan().entities:
             return None
         staged = self.run.head.load_staged(self.name)
@@ -173,44 +153,45 @@ class _Staging:
         mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
         return head
 
-    def _find_affinity(self, snapshot: sqlite3.Connection) -> str:
-        table, key = self.entity.source.table, self.entity.source.key
-        for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_xinfo(?)", (table,)):
-            if name.lower() == key.lower():
-                return find_affinity(declared)
-        return ""
+    def _open_snapshot(self, id_maps: Mapping[str, str], head: Path | None) -> sqlite3.Connection:
+        """Open the backup, with the parents' ID maps and the head's attached."""
+        backup = self.run.folder.fetch_backup(self.run.manifest, self.folder)
+        snapshot = self.files.enter_context(closing(open_snapshot(backup)))
+        for parent, uri in id_maps.items():
+            file = self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db")
+            attach(snapshot, file, f"map_{parent}")
+        if head is not None:
+            attach(snapshot, head, "head")
+        return snapshot
 
-    def _select(self, table: str, key: str, has_head: bool) -> str:
-        """Key, columns, new ids of the parents, and what the head recorded; in key order.
+    def _create_id_map(self, file: Path) -> sqlite3.Connection:
+        encoding = self.snapshot.execute("PRAGMA encoding").fetchone()[0]
+        affinity = find_key_affinity(self.snapshot, self.entity)
+        return self.files.enter_context(closing(create_id_map(file, affinity, encoding)))
 
-        The plus takes the affinity from a column, so that keys compare as the ID map declares them (as SQLite's own
-        foreign keys do, by the parent's declaration), and its index serves every row.
-        """
-        columns = [f"s.{key}", *(f"s.{quote(column)}" for column in self.entity.columns)]
-        joins = []
-        for number, (attribute, parent) in enumerate(self.entity.references.items()):
-            column = quote(self.entity.attributes[attribute].column or "")
-            columns.append(f"p{number}.new_id")
-            joins.append(
-                f"LEFT JOIN map_{parent}.id_map p{number} ON p{number}.old_key = +s.{column} "
-                f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
-            )
+    def _open_parts(self, lines: int) -> PartWriter:
+        """Open the change set. Parts grow so that there are at most MAX_PARTS of them."""
+        size = max(self.run.params.rows_per_part, -(-lines // MAX_PARTS))
+        return self.files.enter_context(PartWriter(self.folder / f"{self.name}.jsonl.gz", size, self._upload_part))
+
+    def _upload_part(self, number: int, file: Path) -> str:
+        return self.store.upload(self.run.folder.path_of_part(self.name, number), file)
+
+    def _stage_rows(self, rows: int, has_head: bool) -> None:
+        progress = Progress(f"stage {self.name}", rows, "rows")
+        previous: RowKey = None
+        for row in self.snapshot.execute(select_rows(self.entity, has_head)):
+            self._stage_row(row, previous)
+            previous = row[0]
+            progress.add(1)
         if has_head:
-            columns += [f"h.{field}" for field in Recorded._fields]
-            joins.append(f"LEFT JOIN head.id_map h ON h.old_key = +s.{key} AND h.latest")
-        return f"SELECT {', '.join(columns)} FROM main.{table} s {' '.join(joins)} ORDER BY s.{key}"
+            for old_key, *recorded, latest in self.snapshot.execute(select_gone(self.entity)):
+                self.reconciler.add_gone(old_key, Recorded(*recorded), latest)
+        progress.finish()
 
-    def _select_gone(self, table: str, key: str) -> str:
-        """What the head recorded and the source no longer holds; items of earlier generations that were kept."""
-        return (
-            f"SELECT h.old_key, {', '.join(f'h.{field}' for field in Recorded._fields)}, h.latest FROM head.id_map h "
-            f"LEFT JOIN main.{table} s ON h.old_key = s.{key} COLLATE BINARY "
-            f"WHERE h.state != 'tombstone' AND (s.{key} IS NULL OR NOT h.latest) ORDER BY h.old_key, h.generation"
-        )
-
-    def _stage_row(self, row: tuple[Any, ...], previous: Any) -> None:
-        old_key = row[0]
-        width = self.width
+    def _stage_row(self, row: tuple[Any, ...], previous: RowKey) -> None:
+        """Make the item of a row, and hand it on with what the row is beside the head's record."""
+        old_key, width = row[0], self.width
         recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
         try:
             if type(old_key) not in (int, str) or old_key == "":
@@ -218,45 +199,30 @@ class _Staging:
             if old_key == previous and type(old_key) is type(previous):
                 raise Reject(self.entity.source.key, "the key occurs twice")
             converted = self.builder.convert(row[1:width])
-            identity = converted.identity
-            known = recorded is not None and recorded.state != "tombstone"
-            same = known and recorded is not None and self._is_same(recorded.identity, identity)
-            generation = 0 if recorded is None else recorded.generation + (not same)
-            first_seen = recorded.first_seen if same and recorded is not None else self.now
-            new_id = recorded.new_id if same and recorded is not None else self.builder.make_id(old_key, generation)
-            prepared = self.builder.complete(converted, ItemKey(new_id), first_seen)
+            match = match_recorded(recorded, converted.identity, shares_identity=self.shares_identity)
+            if type(match) is Same:
+                key, first_seen = match.recorded.new_id, match.recorded.first_seen
+            else:
+                key, first_seen = self.builder.make_id(old_key, match.generation), self.run.manifest.started_at
+            prepared = self.builder.complete(converted, key, first_seen)
         except Reject as reject:
-            reason = self._explain_orphan(reject) if isinstance(reject, Orphan) else str(reject)
-            holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
-            self.reconciler.reject(old_key, reject, reason, recorded if holds else None)
+            is_held = recorded is not None and recorded.state != "tombstone" and old_key != previous
+            self.reconciler.reject(old_key, reject, self._explain(reject), recorded if is_held else None)
             return
         if converted.adjusted:
             self.reconciler.counts["adjusted"] += converted.adjusted
-        entry = Entry(
-            old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
-        )  # fmt: skip
-        if recorded is not None and same:
-            if prepared.checksum == (recorded.row_checksum or recorded.checksum):
-                self.reconciler.keep_unchanged(entry, recorded)
-            else:
-                self.reconciler.wait(Pending(old_key, new_id, entry, recorded, prepared))
-            return
-        if recorded is not None and known:
-            self.reconciler.add_gone(old_key, recorded, 0)
-        self.reconciler.add_new(old_key, prepared, entry)
+        identity, checksum = converted.identity, prepared.checksum
+        entry = Entry(old_key, match.generation, 1, key, identity, checksum, None, first_seen, "live", 1)
+        self.reconciler.add(match, entry, prepared)
 
-    def _is_same(self, recorded: bytes, found: bytes) -> bool:
-        """Whether a row is the thing that was recorded for its key. Where the mapping names none of the alternatives of
-        the head any more there is nothing to compare, and a row stays what it was."""
-        return not self.shares_identity or is_same_thing(recorded, found)
-
-    def _explain_orphan(self, orphan: Orphan) -> str:
-        """An orphan whose parent is in the source says that the parent was rejected."""
-        if orphan.old_key is None:
-            return f"{orphan.column} is NULL, it must refer to a {orphan.parent}"
-        if isinstance(orphan.old_key, str) and not is_unicode(orphan.old_key):
-            return str(orphan)  # SQLite cannot be asked for it
-        query = f"SELECT 1 FROM map_{orphan.parent}.rejects WHERE old_key = ?"
-        if self.parents.execute(query, (orphan.old_key,)).fetchone():
-            return f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
-        return str(orphan)
+    def _explain(self, reject: Reject) -> str:
+        """Return the reason of a reject. An orphan whose parent is in the source says that the parent was rejected."""
+        if not isinstance(reject, Orphan):
+            return str(reject)
+        if reject.old_key is None:
+            return f"{reject.column} is NULL, it must refer to a {reject.parent}"
+        if isinstance(reject.old_key, str) and not is_unicode(reject.old_key):
+            return str(reject)  # SQLite cannot be asked for it
+        if is_rejected(self.snapshot, reject.parent, reject.old_key):
+            return f"{reject.column} {reject.shown} refers to a {reject.parent} that was rejected itself"
+        return str(reject)
