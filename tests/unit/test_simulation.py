@@ -81,7 +81,7 @@ def test_no_more_requests_are_in_flight_than_asked(loop: SimulatedLoop, in_fligh
 
 def test_no_more_bytes_are_in_flight_than_32_mb(loop: SimulatedLoop) -> None:
     """Batches of 25 items of 100 KB are 2.5 MB each: twelve fit."""
-    transport = SimulatedTransport(loop, 1)
+    transport = SimulatedTransport(loop, 1, connect_seconds=0.0)
     dynamodb = open_simulated(transport, loop)
     taken = 0
 

@@ -1,12 +1,13 @@
 """Many new items: BatchWriteItem, unprocessed items sent again, hot key ranges last."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import orjson
 
 from accession.dynamodb.crew import find_call
 from accession.dynamodb.requests import Requests
-from accession.dynamodb.retry import ThrottledError
+from accession.dynamodb.retry import Backoff, ThrottledError
 from accession.errors import PermanentError, TransientError
 
 BATCH_ITEMS = 25  # API reference, BatchWriteItem
@@ -41,10 +42,11 @@ class BatchWriter:
 
     async def _put(self, batch: Batch, *, may_defer: bool) -> int:
         written = 0
-        backoff, at_once = self._requests.backoff(), False
+        at_once = False
+        backoff: Backoff | None = None
         while batch:
-            body = self._head + BETWEEN.join(batch) + TAIL
-            units = float(sum([-(-len(item) // 1024) for item in batch]))
+            body = b"".join((self._head, BETWEEN.join(batch), TAIL))
+            units = float(sum([(len(item) + 1023) >> 10 for item in batch]))  # of 1 KB
             wait_for_hot = not may_defer or self._deferred_bytes >= DEFERRED_BYTES
             try:
                 answer = await self._requests.write(
@@ -56,11 +58,11 @@ class BatchWriter:
                 break
             unprocessed = answer["UnprocessedItems"].get(self._table, ())
             left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in unprocessed]
-            if len(left) < len(batch):
-                backoff.progress()
-                written += len(batch) - len(left)
-                self.written += len(batch) - len(left)
+            written += len(batch) - len(left)
+            self.written += len(batch) - len(left)
             if left:
+                if backoff is None or len(left) < len(batch):
+                    backoff = self._requests.backoff()
                 # The first unprocessed items go again at once, to be taken or refused for a reason.
                 at_once = self._requests.leave_over() and not find_call().is_over
                 if not at_once and not await backoff.wait():
@@ -76,18 +78,33 @@ def measure_batch(batch: Batch) -> int:
     return sum(map(len, batch))
 
 
-def split_puts(puts: Iterable[tuple[str, bytes]]) -> Iterator[Batch]:
-    """Split items into batches as BatchWriteItem takes them: at most 25, at most 16 MB, no key twice."""
+def split_puts(puts: Iterable[tuple[str, bytes]]) -> Iterator[tuple[Batch, int]]:
+    """Split items into batches as BatchWriteItem takes them: at most 25, at most 16 MB, no key twice.
+
+    Yields each batch with its size in bytes.
+    """
+    iterator = iter(puts)
+    while some := list(islice(iterator, BATCH_ITEMS)):
+        batch = list(dict(some).values())
+        size = measure_batch(batch)
+        if len(batch) == len(some) and size + len(batch) * len(BETWEEN) <= BATCH_BYTES:
+            yield batch, size
+        else:
+            for part in _split_some(some):
+                yield part, measure_batch(part)
+
+
+def _split_some(puts: list[tuple[str, bytes]]) -> Iterator[Batch]:
+    """The same for a few puts that do not fit into one batch."""
     batch: dict[str, bytes] = {}
     size = 0
     for key, item in puts:
         if len(item) > BATCH_BYTES:
             raise PermanentError(f"an item of {len(item)} bytes does not fit a request: items over 400 KB are rejects")
         length = len(item) + len(BETWEEN)
-        if len(batch) == BATCH_ITEMS or size + length > BATCH_BYTES or key in batch:
+        if size + length > BATCH_BYTES or key in batch:
             yield list(batch.values())
             batch, size = {}, 0
         batch[key] = item
         size += length
-    if batch:
-        yield list(batch.values())
+    yield list(batch.values())

@@ -12,23 +12,19 @@ import asyncio
 import random
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-import msgspec
-import orjson
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from accession.column_types import TypedValue
 from accession.dynamodb.batch_writer import Batch, BatchWriter, measure_batch, split_puts
 from accession.dynamodb.conditional_writer import ConditionalWriter
 from accession.dynamodb.conditions import Delete, PutAbsent, Update
-from accession.dynamodb.crew import IN_FLIGHT_BYTES, Crew
+from accession.dynamodb.description import TableDescription, read_description
 from accession.dynamodb.endpoint import find_endpoint
-from accession.dynamodb.reader import BATCH_KEYS, Page, Place, Reader
+from accession.dynamodb.handover import run_all, scan_table
+from accession.dynamodb.reader import BATCH_KEYS, Reader
 from accession.dynamodb.requests import FENCE_SECONDS, Requests
 from accession.dynamodb.runner import LoopThread, Runner
 from accession.dynamodb.transport import HttpTransport, Transport
@@ -42,24 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 W = TypeVar("W", Update, Delete, PutAbsent)
 
-PARSED_ITEMS = 64  # of a page at once: what they take stays in the processor's cache until they are done with
 LOOK_SECONDS = 20.0  # patience of a preflight that finds nobody at the endpoint
-CHUNKS = 4  # in which what is in flight is handed over to the loop
-
-
-@dataclass(frozen=True)
-class TableDescription:
-    """A table as DescribeTable knows it; an index as its key attributes in order, and its status."""
-
-    name: str
-    arn: str
-    status: str
-    key: str
-    key_type: str
-    sort_key: str | None
-    indexes: dict[str, tuple[str, ...]]
-    index_status: dict[str, str]
-    attribute_types: dict[str, str]
 
 
 class DynamoDB:
@@ -145,22 +124,7 @@ class DynamoDB:
     def describe_table(self, name: str) -> TableDescription:
         """Return keys, indexes and status of a table. Read-only. Raises TargetError if there is none."""
         read = self._requests.read("DescribeTable", name, {"TableName": name}, patience=LOOK_SECONDS)
-        found = self._runner.run(read)["Table"]
-        types = {entry["AttributeName"]: entry["AttributeType"] for entry in found["AttributeDefinitions"]}
-        key, *rest = _key_names(found["KeySchema"])
-        indexes = found.get("GlobalSecondaryIndexes") or []
-        return TableDescription(
-            name=name,
-            arn=found["TableArn"],
-            status=found["TableStatus"],
-            key=key,
-            key_type=types[key],
-            sort_key=rest[0] if rest else None,
-            indexes={index["IndexName"]: _key_names(index["KeySchema"]) for index in indexes},
-            # MiniStack leaves the status out of tables that a stack made.
-            index_status={index["IndexName"]: index.get("IndexStatus", "ACTIVE") for index in indexes},
-            attribute_types=types,
-        )
+        return read_description(self._runner.run(read)["Table"])
 
     def is_empty(self, table: str) -> bool:
         """Return whether a table holds no item at all, by a strongly consistent look. Read-only."""
@@ -182,14 +146,14 @@ class DynamoDB:
 
         def take() -> Iterator[tuple[Batch, int]]:
             nonlocal taken
-            for batch in split_puts(puts):
+            for batch, size in split_puts(puts):
                 taken += len(batch)
-                yield batch, measure_batch(batch)
+                yield batch, size
 
         def put_all() -> Iterator[tuple[Batch, int]]:
-            yield from self._run_all(take(), writer.put)
+            yield from run_all(self._runner, self._in_flight, take(), writer.put)
             deferred = ((batch, measure_batch(batch)) for batch in writer.deferred)
-            yield from self._run_all(deferred, writer.put_deferred)
+            yield from run_all(self._runner, self._in_flight, deferred, writer.put_deferred)
 
         try:
             for _, count in put_all():
@@ -234,7 +198,7 @@ class DynamoDB:
                 body = writer.encode(write)
                 yield (write, body), len(body)
 
-        for (write, _), is_done in self._run_all(encode(), writer.write):
+        for (write, _), is_done in run_all(self._runner, self._in_flight, encode(), writer.write):
             yield write, is_done
 
     # Reads
@@ -245,7 +209,7 @@ class DynamoDB:
         distinct = list(dict.fromkeys(keys))
         chunks = ((distinct[start : start + BATCH_KEYS], 0) for start in range(0, len(distinct), BATCH_KEYS))
         found: dict[ItemKey, TypedItem] = {}
-        for _, items in self._run_all(chunks, partial(self._reader.read_chunk, table)):
+        for _, items in run_all(self._runner, self._in_flight, chunks, partial(self._reader.read_chunk, table)):
             found.update(zip(table.key.read_all(items), items, strict=True))
         return found
 
@@ -255,23 +219,7 @@ class DynamoDB:
         The segments are read side by side, at most one page of each ahead. A page comes with the number of its segment
         and in lists of a few items, which are parsed in this thread as they are taken.
         """
-
-        async def scan(place: Place) -> Page:
-            return await self._reader.scan_page(table, place, segments)
-
-        crew = Crew(scan, segments)
-        with self._ending(crew):
-            pages = self._runner.run(crew.begin([(Place(segment, None), 0) for segment in range(segments)]))
-            unfinished = segments
-            while unfinished:
-                pages = pages or self._runner.run(crew.take_some())
-                place, page = pages.pop(0)
-                if page.next:
-                    pages += self._runner.run(crew.begin([(page.next, 0)]))
-                else:
-                    unfinished -= 1
-                if page.items:
-                    yield place.segment, _parse(table, page.items)
+        return scan_table(self._runner, self._reader, table, segments)
 
     def query_keys(self, table: Table, index: str, values: dict[str, TypedValue]) -> list[ItemKey]:
         """Return the keys that a look-up through an index finds; `values` are its key attributes. Read-only.
@@ -280,59 +228,8 @@ class DynamoDB:
         """
         return self._runner.run(self._reader.query_keys(table, index, values))
 
-    # The loop
-
-    def _run_all(
-        self, calls: Iterable[tuple[T, int]], function: Callable[[T], Coroutine[Any, Any, R]]
-    ) -> Iterator[tuple[T, R]]:
-        """Call `function` for every argument on the loop. Yield them with their results as they end.
-
-        `calls` are arguments and their sizes in bytes, taken in this thread in chunks. The first error stops all: no
-        further request begins, those in flight end, and it is raised.
-        """
-        crew = Crew(function, self._in_flight)
-        with self._ending(crew):
-            for chunk in _split_calls(calls, max(self._in_flight // CHUNKS, 1)):
-                yield from self._runner.run(crew.begin(chunk))
-            yield from self._runner.run(crew.take(0))
-
-    @contextmanager
-    def _ending(self, crew: Crew[Any, Any]) -> Iterator[None]:
-        """Cancel what is left of a crew's calls."""
-        try:
-            yield
-        finally:
-            if crew.is_active:
-                self._runner.run(crew.abandon())
-
 
 async def _open_transport(client: "DynamoDBClient", runner: Runner, clock: Callable[[], float]) -> Transport:
     loop = asyncio.get_running_loop()
     endpoint = await loop.run_in_executor(runner.executor, find_endpoint, client)
     return HttpTransport(endpoint, runner.executor, clock)
-
-
-def _split_calls(calls: Iterable[tuple[T, int]], most: int) -> Iterator[list[tuple[T, int]]]:
-    """Chunks of at most `most` calls, and of a share of the bytes that may be in flight."""
-    chunk: list[tuple[T, int]] = []
-    total = 0
-    for call in calls:
-        chunk.append(call)
-        total += call[1]
-        if len(chunk) == most or total >= IN_FLIGHT_BYTES // CHUNKS:
-            yield chunk
-            chunk, total = [], 0
-    if chunk:
-        yield chunk
-
-
-def _parse(table: str, items: list[msgspec.Raw]) -> Iterator[list[TypedItem]]:
-    for start in range(0, len(items), PARSED_ITEMS):
-        try:
-            yield orjson.loads(b"[%b]" % b",".join(items[start : start + PARSED_ITEMS]))
-        except orjson.JSONDecodeError as error:
-            raise TransientError(f"an item of table {table} came damaged over the network: try again") from error
-
-
-def _key_names(schema: list[dict[str, str]]) -> tuple[str, ...]:
-    return tuple(entry["AttributeName"] for entry in sorted(schema, key=lambda entry: entry["KeyType"] != "HASH"))

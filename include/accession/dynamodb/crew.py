@@ -41,7 +41,8 @@ class Crew(Generic[T, R]):
         self._bytes = 0
         self._ended: list[tuple[T, R]] = []
         self._error: BaseException | None = None
-        self._changed: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_enough: Callable[[], bool] = bool
 
     @property
     def is_active(self) -> bool:
@@ -49,38 +50,39 @@ class Crew(Generic[T, R]):
         return bool(self._tasks)
 
     async def begin(self, calls: list[tuple[T, int]]) -> list[tuple[T, R]]:
-        """Begin calls of so many bytes each, waiting for room. Return what has ended since the last time."""
-        for argument, size in calls:
-            while self._error is None and not self._has_room(size):
-                await self._wait()
-            if self._error is None:
+        """Wait for room, then begin calls of so many bytes each. Return what has ended since the last time."""
+        size = sum([size for _, size in calls])
+        await self._wait(lambda: self._has_room(len(calls), size))
+        if self._error is None:
+            for argument, size in calls:
                 self._start(argument, size)
         return await self.take(len(self._tasks))
 
     async def take(self, active: int) -> list[tuple[T, R]]:
         """Wait until at most `active` calls have not ended. Return what has ended since the last time."""
-        while len(self._tasks) > (active if self._error is None else 0):
-            await self._wait()
+        await self._wait(lambda: len(self._tasks) <= active)
         if self._error is not None:
+            await self._wait(lambda: not self._tasks)
             raise self._error
         ended, self._ended = self._ended, []
         return ended
 
     async def take_some(self) -> list[tuple[T, R]]:
         """Wait until a call has ended, if any is active. Return what has ended since the last time."""
-        while not self._ended and self._tasks and self._error is None:
-            await self._wait()
+        await self._wait(lambda: bool(self._ended) or not self._tasks)
         return await self.take(len(self._tasks))
 
     async def abandon(self) -> None:
         """Cancel all calls, those in flight too, and wait until they have ended."""
         for task in list(self._tasks):
             task.cancel()
-        while self._tasks:
-            await self._wait()
+        await self._wait(lambda: not self._tasks)
 
-    def _has_room(self, size: int) -> bool:
-        return not self._tasks or (len(self._tasks) < self._in_flight and self._bytes + size <= IN_FLIGHT_BYTES)
+    def _has_room(self, calls: int, size: int) -> bool:
+        """More than one call at a time is begun only within both bounds; one that is larger goes alone."""
+        return not self._tasks or (
+            len(self._tasks) + calls <= self._in_flight and self._bytes + size <= IN_FLIGHT_BYTES
+        )
 
     def _start(self, argument: T, size: int) -> None:
         call = Call()
@@ -94,8 +96,8 @@ class Crew(Generic[T, R]):
             error = None if task.cancelled() else task.exception()
             if error is not None and self._error is None:
                 self._stop(error)
-            if self._changed is not None and not self._changed.done():
-                self._changed.set_result(None)
+            if self._waiter is not None and not self._waiter.done() and (self._error is not None or self._is_enough()):
+                self._waiter.set_result(None)
 
         task.add_done_callback(end)
 
@@ -111,6 +113,8 @@ class Crew(Generic[T, R]):
             if not call.is_sent:
                 task.cancel()
 
-    async def _wait(self) -> None:
-        self._changed = asyncio.get_running_loop().create_future()
-        await self._changed
+    async def _wait(self, is_enough: Callable[[], bool]) -> None:
+        """Wait until it is enough, or until an error and the end of all calls."""
+        while not is_enough() and (self._error is None or self._tasks):
+            self._waiter, self._is_enough = asyncio.get_running_loop().create_future(), is_enough
+            await self._waiter

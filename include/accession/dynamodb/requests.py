@@ -151,4 +151,4 @@ def _consumed(answer: dict[str, Any]) -> float | None:
     if not capacity:
         return None
     entries = capacity if isinstance(capacity, list) else [capacity]
-    return float(sum(entry.get("CapacityUnits", 0.0) for entry in entries))
+    return float(sum([entry.get("CapacityUnits", 0.0) for entry in entries]))

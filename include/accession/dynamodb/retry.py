@@ -130,7 +130,8 @@ class Sender:
         that was throttled. What these raise ends the call. Raises ConditionFailedError, TargetError, AccessError,
         PermanentError at once; TransientError after `patience` seconds of failures.
         """
-        backoff, repeated = self.backoff(patience), False
+        backoff: Backoff | None = None
+        repeated, begun = False, self._clock()
         while True:
             if pace is not None:
                 await pace()
@@ -143,15 +144,16 @@ class Sender:
                 reason = str(error)
             except _PassingError as error:
                 repeated, reason = True, str(error)
+            backoff = backoff or Backoff(patience, self._clock, self._sleep, self._jitter, begun)
             if not await backoff.wait():
                 raise TransientError(
                     f"dynamodb:{operation} on table {table} failed for {backoff.seconds:.0f} s ({reason}): "
                     "try again when DynamoDB answers"
                 )
 
-    def backoff(self, patience: float = RETRY_SECONDS) -> "Backoff":
-        """Return waits for a call that tries again and again."""
-        return Backoff(patience, self._clock, self._sleep, self._jitter)
+    def backoff(self) -> "Backoff":
+        """Return waits for a call that tries again and again, from now on."""
+        return Backoff(RETRY_SECONDS, self._clock, self._sleep, self._jitter, self._clock())
 
     def close(self) -> None:
         """Drop all connections."""
@@ -219,9 +221,10 @@ class Backoff:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         jitter: Callable[[], float],
+        begun: float,
     ) -> None:
         self._patience, self._clock, self._sleep, self._jitter = patience, clock, sleep, jitter
-        self.progress()
+        self._start, self._attempt = begun, 0
 
     def progress(self) -> None:
         """Start again: something went through."""

@@ -7,7 +7,7 @@ botocore's; tests/unit/test_signer.py compares our signature with the one that b
 import hmac
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from botocore.exceptions import NoCredentialsError
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 class Signer:
     """Signs as "Create a signed AWS API request" says (AWS IAM User Guide).
 
-    Credentials and the names of region and service are those of botocore's `signer`, asked again for each request.
+    Credentials and the names of region and service are those of botocore's `signer`; the credentials are asked for each
+    request.
     """
 
     def __init__(self, signer: "RequestSigner", url: str) -> None:
         address = urlsplit(url)
         self._signer, self._host, self._path = signer, address.netloc, quote(address.path or "/", safe="/~")
         self._held: tuple[Any, Any] = (None, None)  # credentials that expire, and what they were when last refreshed
-        self._derived = ("", "", b"")  # scope and secret of the last key, and the key
+        self._prepared: _Prepared | None = None
 
     def must_refresh(self, *, soon: bool) -> bool:
         """Return whether the credentials must be refreshed before the next request; with `soon`, rather early."""
@@ -49,8 +50,17 @@ class Signer:
             raise NoCredentialsError
         # Asking credentials that expire may refresh them, which blocks.
         frozen = self._held[1] if self._held[0] is credentials else credentials.get_frozen_credentials()
+        prepared, second = self._prepared, int(time.time())
+        if prepared is None or prepared.made_for != (second, target, frozen.secret_key, frozen.token):
+            prepared = self._prepared = self._prepare(second, target, frozen)
+        canonical = f"{prepared.canonical}{sha256(body).hexdigest()}"
+        text = f"{prepared.text}{sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(prepared.key, text.encode(), "sha256").hex()
+        return prepared.headers | {"authorization": f"{prepared.authorization}{signature}"}
+
+    def _prepare(self, second: int, target: str, frozen: Any) -> "_Prepared":
         region, service = self._signer.region_name, self._signer.signing_name
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         headers = {
             "content-type": "application/x-amz-json-1.0",
             "host": self._host,
@@ -60,18 +70,26 @@ class Signer:
         }
         names = ";".join(headers)
         lines = "".join([f"{name}:{value}\n" for name, value in headers.items()])
-        canonical = f"POST\n{self._path}\n\n{lines}\n{names}\n{sha256(body).hexdigest()}"
         scope = f"{now[:8]}/{region}/{service}/aws4_request"
-        *known, key = self._derived
-        if known != [scope, frozen.secret_key]:
-            key = f"AWS4{frozen.secret_key}".encode()
-            for part in scope.split("/"):
-                key = hmac.digest(key, part.encode(), "sha256")
-            self._derived = (scope, frozen.secret_key, key)
-        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(key, text.encode(), "sha256").hex()
-        credential = f"{frozen.access_key}/{scope}"
-        headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}"
+        key = f"AWS4{frozen.secret_key}".encode()
+        for part in scope.split("/"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return _Prepared(
+            made_for=(second, target, frozen.secret_key, frozen.token),
+            headers=headers,
+            canonical=f"POST\n{self._path}\n\n{lines}\n{names}\n",
+            text=f"AWS4-HMAC-SHA256\n{now}\n{scope}\n",
+            key=key,
+            authorization=f"AWS4-HMAC-SHA256 Credential={frozen.access_key}/{scope}, SignedHeaders={names}, Signature=",
         )
-        return headers
+
+
+class _Prepared(NamedTuple):
+    """All that signatures of one second have in common."""
+
+    made_for: tuple[int, str, str, str | None]
+    headers: dict[str, str]
+    canonical: str
+    text: str
+    key: bytes
+    authorization: str

@@ -20,11 +20,10 @@ from botocore.httpsession import mask_proxy_url
 from accession.dynamodb.connection import Answer, Connection
 from accession.dynamodb.endpoint import Endpoint, Proxy
 from accession.dynamodb.poll import Poll
+from accession.dynamodb.pool import Pool
 from accession.dynamodb.signer import Signer
 
-IDLE_SECONDS = 20.0  # an idle connection is not used again after so long: servers hang up without asking
 REFRESH_SECONDS = 30.0  # credentials that always expire soon are refreshed this often
-LOOK_SECONDS = 0.05  # after which an idle connection may have been hung up without our having seen it
 
 
 class Transport(Protocol):
@@ -54,7 +53,7 @@ class HttpTransport:
     """
 
     def __init__(self, endpoint: Endpoint, executor: Executor, clock: Callable[[], float]) -> None:
-        self._endpoint, self._executor, self._clock = endpoint, executor, clock
+        self._endpoint, self._executor = endpoint, executor
         self._loop = asyncio.get_running_loop()
         self._signer = Signer(endpoint.signer, endpoint.url)
         self._credentials = Poll(self._signer.refresh, executor, clock)
@@ -62,7 +61,7 @@ class HttpTransport:
         if endpoint.proxy is not None and not endpoint.proxy.tunnels:
             head |= endpoint.proxy.headers
         self._head = f"POST {endpoint.target} HTTP/1.1\r\n{_join(head)}"
-        self._idle: list[Connection] = []
+        self._pool = Pool(self._connect, clock)
 
     async def lease(self) -> Connection:
         """Return an open connection for one request, with credentials that will not expire on the way."""
@@ -70,16 +69,7 @@ class HttpTransport:
             await self._credentials.ask()
         elif self._signer.must_refresh(soon=True) and self._credentials.age > REFRESH_SECONDS:
             self._credentials.ask_ahead()
-        while self._idle:
-            connection = self._idle.pop()
-            idle = self._clock() - connection.released_at
-            if idle > LOOK_SECONDS:  # let the loop take in that the server hung up
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-            if connection.is_open and idle < IDLE_SECONDS:
-                return connection
-            connection.abort()
-        return await self._connect()
+        return await self._pool.lease()
 
     def is_ready(self, connection: Connection) -> bool:
         """Return whether a request can be sent on it now, without waiting for anything."""
@@ -90,11 +80,7 @@ class HttpTransport:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to use it again unless its request was given up."""
-        if connection.is_open:
-            connection.released_at = self._clock()
-            self._idle.append(connection)
-        else:
-            connection.abort()
+        self._pool.release(connection)
 
     def post(self, connection: Connection, operation: str, body: bytes) -> "asyncio.Future[Answer]":
         """Sign `body` for `operation` ("BatchWriteItem") and write it at once; one attempt."""
@@ -104,9 +90,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Drop all idle connections."""
-        for connection in self._idle:
-            connection.abort()
-        self._idle.clear()
+        self._pool.close()
 
     # Connecting
 
