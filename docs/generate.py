@@ -16,6 +16,7 @@ os.environ.pop("ACCESSION_ENVIRONMENT", None)  # it is a param's default, and th
 
 from pydantic import BaseModel
 
+from accession.column_types import COLUMN_TYPES
 from accession.mapping import MAPPINGS, Attribute, Entity, Mapping
 from accession.params import MigrateParams, RollbackParams
 
@@ -107,7 +108,15 @@ def write_mapping() -> str:
         if model is not Mapping and model.__doc__:
             lines += [model.__doc__.strip(), ""]
         lines += _make_table(("key", "takes", "default", "what it says"), _list_keys(model, hidden))
-    lines += ["", "## Column types", "", "A value that cannot be what its type says is a reject.", ""]
+    lines += [
+        "",
+        "A column type may have options, which are keys of the attribute too.",
+        "",
+        "## Column types",
+        "",
+        "A value that cannot be what its type says is a reject.",
+        "",
+    ]
     lines += _make_table(("type", "index key", "default", "what it does"), _list_types())
     lines += [
         "",
@@ -133,20 +142,11 @@ def _list_keys(model: type[BaseModel], hidden: set[str]) -> Iterator[tuple[str, 
 
 
 def _list_types() -> Iterator[tuple[str, ...]]:
-    try:
-        from accession.column_types import COLUMN_TYPES  # noqa: PLC0415
-    except ImportError:  # the registry of column types has not landed yet
-        from accession.items import values  # noqa: PLC0415
-
-        for name in ("string", "number", "boolean", "binary", "timestamp", "json", "auto"):
-            doc = getattr(values, f"to_{name}").__doc__ or ""
-            yield f"`{name}`", "see above", "see above", _make_sentence(doc)
-        return
     for name, column_type in COLUMN_TYPES.items():
         default = column_type.default.takes if column_type.default else "none"
         options = [
-            f"`{option}`: {_make_sentence(known.doc)[:-1]}, one of "
-            f"{', '.join(f'`{choice}`' for choice in known.choices)} (default `{known.default}`)."
+            f"Option `{option}`, {known.doc}: "
+            f"{', '.join(f'`{choice}`' for choice in known.choices) or 'text'}; by default `{known.default}`."
             for option, known in column_type.options.items()
         ]
         yield f"`{name}`", column_type.key_type or "no", default, " ".join([column_type.doc, *options])
