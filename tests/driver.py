@@ -163,7 +163,7 @@ class Driver:
     def scan(self, name: str) -> list[TypedItem]:
         """Every item of the entity's table, as it is on the wire."""
         table = self.mapping.entities[name].table(self.library.environment)
-        return [item for page in self.connect().scan_pages(table, 0, 1) for items in page for item in items]
+        return [item for _, page in self.connect().scan_pages(table, 1) for items in page for item in items]
 
     def items(self, name: str) -> dict[Any, TypedItem]:
         """Old key → item, for every item of the entity's table that the run's ID map knows."""

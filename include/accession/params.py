@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from accession.errors import ParamsError
-from accession.validation import describe_first
+from accession.validation import explain_faults
 
 logger = logging.getLogger(__name__)
 
@@ -235,12 +235,8 @@ def check_params(model: type[P], given: Mapping[str, Any]) -> P:
     try:
         return model.model_validate(rename_old(model, given))
     except ValidationError as error:
-        name, kind, words = describe_first(error)
-        if kind == "value_error":
-            raise ParamsError(words) from None
-        if kind == "extra_forbidden":
-            raise ParamsError(f"There is no param {name}. Known are {', '.join(model.model_fields)}.") from None
-        raise ParamsError(f"Param {name} {words}.") from None
+        faults = explain_faults(error, model, "param")
+        raise ParamsError(f"{'; '.join(faults)}.") from None
 
 
 def rename_old(model: type[_Params], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`make deploy` creates what is missing, leaves the application's tables alone, can be repeated, explains refusals."""
+"""`make deploy` makes what is missing, leaves alone what the application made, can be repeated, explains refusals."""
 
 import json
 import os
@@ -214,6 +214,7 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     client = worker.client("dynamodb", config=dynamodb.client_config())
     database = dynamodb.DynamoDB(client)
     books = "BookLibrary-Books-dev"
+    table, key = Table(books, KeySchema(("book_id",))), ItemKey("b1")
 
     def item(title: str) -> dict[str, Any]:
         return {"book_id": {"S": "b1"}, "isbn": {"S": "9780000000019"}, "title": {"S": title}}
@@ -221,14 +222,15 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     assert database.describe_table(books).key == "book_id"
     assert database.is_empty(books)
     assert database.put_items(books, [("b1", orjson.dumps(item("one")))]) == 1
-    table, key = Table(books, KeySchema(("book_id",))), ItemKey("b1")
-    assert database.read_items(table, [key]) == {key: item("one")}
-    assert all(done for _, done in database.update_items(table, [dynamodb.Update(key, item("one"), item("two"))]))
-    assert database.query_keys(table, "isbn-index", {"isbn": {"S": "9780000000019"}}) == [key]
-    assert [(segment, list(page)) for segment, page in database.scan_pages(books, 1)] == [(0, [[item("two")]])]
-    assert all(done for _, done in database.delete_items(table, [dynamodb.Delete(key, item("two"))]))
-    assert all(done for _, done in database.put_absent_items(table, [dynamodb.PutAbsent(key, item("three"))]))
-    assert database.read_items(table, [key]) == {key: item("three")}
+    assert database.read_items(table, [key]) == {"b1": item("one")}
+    update = dynamodb.Update(key, item("one"), item("two"))
+    assert [done for _, done in database.update_items(table, [update])] == [True]
+    assert database.query_keys(table, "isbn-index", {"isbn": {"S": "9780000000019"}}) == ["b1"]
+    assert [list(page) for _, page in database.scan_pages(books, 1)] == [[[item("two")]]]
+    delete = dynamodb.Delete(key, item("two"))
+    assert [done for _, done in database.delete_items(table, [delete])] == [True]
+    put = dynamodb.PutAbsent(key, item("three"))
+    assert [done for _, done in database.put_absent_items(table, [put])] == [True]
 
     store = artifacts.Store(worker.client("s3", config=artifacts.client_config()), made.bucket, "book_library", "dev")
     with pytest.raises(AccessError, match=r"AWS denied s3:PutObject on s3://.* \(AccessDenied\)"):

@@ -10,12 +10,12 @@ shortened to the steps that matter:
 import os
 import random
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,21 @@ class Mortal:
 
     def __init__(self, dynamodb: DynamoDB, writes: int, draw: random.Random) -> None:
         self.dynamodb, self.left, self.draw = dynamodb, writes, draw
-        self.lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.dynamodb, name)
-        if name not in ("update_item", "put_absent_item", "delete_item"):
+        if name not in ("update_items", "put_absent_items", "delete_items"):
             return method
-        return lambda *request: self.write(method, request)
+        return lambda table, writes: self.write(partial(method, table), iter(writes))
 
-    def write(self, method: Callable[..., Any], request: tuple[Any, ...]) -> Any:
-        with self.lock:
+    def write(self, method: Callable[[list[Any]], Any], writes: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        """The last write is done or not, and so are those in flight beside it."""
+        for write in writes:
             self.left -= 1
-            if self.left > 0 or (self.left == 0 and self.draw.random() < 0.5):
-                answer = method(*request)
             if self.left <= 0:
+                list(method([one for one in (write, *islice(writes, 15)) if self.draw.random() < 0.5]))
                 raise Killed
-            return answer
+            yield from method([write])
 
     def put_items(self, table: str, puts: Iterator[tuple[str, bytes]], **options: Any) -> int:
         """The items of a batch are written or not, each for itself."""

@@ -19,11 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accession.cli.sample import write_sample
+from accession.column_types import ValueProblem
+from accession.column_types.documents import to_json
+from accession.column_types.numbers import to_number
+from accession.column_types.scalars import to_auto
 from accession.dynamodb import DynamoDB
 from accession.errors import RefusedError
-from accession.items import TypedItem, checksum_item, measure_item
-from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
-from accession.items.values import ValueProblem, to_auto, to_json, to_number
+from accession.items import ItemKey, KeySchema, Table, TypedItem, checksum_item, measure_item
+from accession.items.builder import MAX_ITEM_BYTES
+from accession.items.plan import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.run.plan import price_units
 from accession.target import open_target
 from conftest import Library, LocalAws, make_library
@@ -210,7 +214,8 @@ def read_back(library: Library, key: str) -> dict[str, Any]:
     from accession.dynamodb import DynamoDB
 
     dynamodb = DynamoDB(library.aws.client("dynamodb"))
-    return dynamodb.read_items(library.tables["user_book"], "user_book_id", [key])[key]
+    table = Table(library.tables["user_book"], KeySchema(("user_book_id",)))
+    return dynamodb.read_items(table, [ItemKey(key)])[ItemKey(key)]
 
 
 VALUES: dict[str, dict[str, Any]] = {
@@ -413,8 +418,8 @@ class Charging(DynamoDB):
     def consumed_read_units(self) -> float:
         return self.charged
 
-    def read_items(self, table: str, key_name: str, keys: Sequence[str]) -> dict[str, TypedItem]:
-        found = super().read_items(table, key_name, keys)
+    def read_items(self, table: Table, keys: Sequence[ItemKey]) -> dict[ItemKey, TypedItem]:
+        found = super().read_items(table, keys)
         self.charged += sum(-(-measure_item(item) // 4096) for item in found.values()) + len(set(keys) - found.keys())
         return found
 

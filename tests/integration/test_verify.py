@@ -8,6 +8,7 @@ import pytest
 from accession.cli.sample import write_sample
 from accession.dynamodb import DynamoDB
 from accession.errors import AccessionError, VerificationError
+from accession.items import ItemKey, Table
 from conftest import Library
 from driver import Driver
 
@@ -106,10 +107,10 @@ def test_an_item_that_the_application_changes_during_the_proof_is_no_fault_of_an
     """The samples are looked up when the scan is done; by then the application has given the book another ISBN."""
     asked = DynamoDB.query_keys
 
-    def change_first(self: DynamoDB, table: str, index: str, key_name: str, values: dict[str, Any]) -> list[str]:
+    def change_first(self: DynamoDB, table: Table, index: str, values: dict[str, Any]) -> list[ItemKey]:
         for item in written.library.scan("book"):
             update(written, item["book_id"]["S"], "SET isbn = :i", {":i": {"S": f"978{item['book_id']['S'][:8]}"}})
-        return asked(self, table, index, key_name, values)
+        return asked(self, table, index, values)
 
     monkeypatch.setattr(DynamoDB, "query_keys", change_first)
     assert written.verify("book").ok

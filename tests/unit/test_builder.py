@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid5
@@ -11,8 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items import ItemBuilder, Orphan, Reject, checksum_item, checksum_items, is_same_thing, measure_item
-from accession.items.builder import MAX_ITEM_BYTES, MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
+from accession.items import (
+    Converted,
+    ItemBuilder,
+    ItemKey,
+    Orphan,
+    Prepared,
+    Reject,
+    checksum_item,
+    checksum_items,
+    is_same_thing,
+    measure_item,
+)
+from accession.items.builder import MAX_ITEM_BYTES
+from accession.items.plan import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.items.typed_json import canonical_json
 from accession.mapping import Mapping
 
@@ -56,13 +69,18 @@ def make_builder(namespace: UUID = NAMESPACE, **entity: Any) -> ItemBuilder:
     return ItemBuilder(mapping.entities["thing"], mapping, namespace)
 
 
+def complete(builder: ItemBuilder, row: Sequence[Any], key: str, first_seen: str) -> Prepared:
+    """The finished item of a row."""
+    return builder.complete(builder.convert(row), ItemKey(key), first_seen)
+
+
 # NULL, '' and defaults
 
 
 def test_null_stays_null_and_empty_stays_empty() -> None:
     builder = make_builder(attributes={"a": {"column": "a", "type": "string"}})
-    assert builder.convert((None,)) == ({"a": NULL}, 0)
-    assert builder.convert(("",)) == ({"a": {"S": ""}}, 0)
+    assert builder.convert((None,)) == Converted({"a": NULL}, 0, b"")
+    assert builder.convert(("",)) == Converted({"a": {"S": ""}}, 0, b"")
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -74,13 +92,13 @@ def test_a_default_stands_for_null_and_empty(value: Any) -> None:
             "b": {"column": "c", "type": "boolean", "default": False},
         },
     )
-    assert builder.convert((value,))[0] == {"s": {"S": "Unknown"}, "n": {"N": "7"}, "b": {"BOOL": False}}
+    assert builder.convert((value,)).item == {"s": {"S": "Unknown"}, "n": {"N": "7"}, "b": {"BOOL": False}}
 
 
 def test_zero_is_a_value_and_no_default_takes_its_place() -> None:
     builder = make_builder(attributes={"n": {"column": "c", "type": "number", "default": 7}})
-    assert builder.convert((0,))[0] == {"n": {"N": "0"}}
-    assert builder.convert((0.0,))[0] == {"n": {"N": "0"}}
+    assert builder.convert((0,)).item == {"n": {"N": "0"}}
+    assert builder.convert((0.0,)).item == {"n": {"N": "0"}}
 
 
 def test_attributes_without_a_column_are_constants() -> None:
@@ -92,7 +110,7 @@ def test_attributes_without_a_column_are_constants() -> None:
             "f": {"type": "boolean", "default": False},
         },
     )
-    assert builder.convert(())[0] == {"s": {"S": "x"}, "n": {"N": "-3"}, "t": {"BOOL": True}, "f": {"BOOL": False}}
+    assert builder.convert(()).item == {"s": {"S": "x"}, "n": {"N": "-3"}, "t": {"BOOL": True}, "f": {"BOOL": False}}
 
 
 def test_first_seen_is_the_only_now_and_fills_null_empty_and_constants() -> None:
@@ -103,17 +121,17 @@ def test_first_seen_is_the_only_now_and_fills_null_empty_and_constants() -> None
         },
     )
     for value in (None, ""):
-        item = builder.prepare(builder.convert((value,))[0], "id-1", NOW).item
+        item = complete(builder, (value,), "id-1", NOW).item
         assert item == {"thing_id": {"S": "id-1"}, "added": {"S": NOW}, "created_at": {"S": NOW}}
-    item = builder.prepare(builder.convert(("2020-01-01",))[0], "id-1", LATER).item
+    item = complete(builder, ("2020-01-01",), "id-1", LATER).item
     assert item["added"] == {"S": "2020-01-01T00:00:00+00:00"}
     assert item["created_at"] == {"S": LATER}
 
 
 def test_a_row_s_first_seen_never_reaches_the_next_row() -> None:
     builder = make_builder(attributes={"added": {"column": "added", "type": "timestamp", "default": "first_seen"}})
-    first = builder.prepare(builder.convert((None,))[0], "id-1", NOW).item
-    second = builder.prepare(builder.convert((None,))[0], "id-2", LATER).item
+    first = complete(builder, (None,), "id-1", NOW).item
+    second = complete(builder, (None,), "id-2", LATER).item
     assert (first["added"], second["added"]) == ({"S": NOW}, {"S": LATER})
 
 
@@ -124,7 +142,7 @@ def test_a_column_used_twice_makes_two_attributes() -> None:
             "legacy_owner": {"column": "owner", "type": "number"},
         },
     )
-    assert builder.convert((17, "new-17"))[0] == {"owner_id": {"S": "new-17"}, "legacy_owner": {"N": "17"}}
+    assert builder.convert((17, "new-17")).item == {"owner_id": {"S": "new-17"}, "legacy_owner": {"N": "17"}}
 
 
 # Index keys
@@ -136,20 +154,20 @@ def test_an_empty_index_key_is_left_out_and_counted(value: Any) -> None:
         attributes={"isbn": {"column": "isbn", "type": "string"}, "title": {"column": "title", "type": "string"}},
         indexes={"i": ["isbn"], "j": ["title", "isbn"]},
     )
-    assert builder.convert((value, "Emma")) == ({"title": {"S": "Emma"}}, 1)
-    assert builder.convert((value, value)) == ({}, 2)
+    assert builder.convert((value, "Emma")) == Converted({"title": {"S": "Emma"}}, 1, b"")
+    assert builder.convert((value, value)) == Converted({}, 2, b"")
 
 
 def test_an_empty_blob_is_no_index_key_either() -> None:
     builder = make_builder(attributes={"b": {"column": "b", "type": "binary"}, "c": {"column": "c", "type": "binary"}},
         indexes={"i": ["b"]},
     )  # fmt: skip
-    assert builder.convert((b"", b"")) == ({"c": {"B": ""}}, 1)
+    assert builder.convert((b"", b"")) == Converted({"c": {"B": ""}}, 1, b"")
 
 
 def test_an_index_key_with_a_default_has_it() -> None:
     builder = make_builder(attributes={"g": {"column": "g", "type": "string", "default": "?"}}, indexes={"i": ["g"]})
-    assert builder.convert(("",)) == ({"g": {"S": "?"}}, 0)
+    assert builder.convert(("",)) == Converted({"g": {"S": "?"}}, 0, b"")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +190,7 @@ def test_index_keys_are_measured_in_bytes_to_the_last_one(
     width = len(character.encode() if isinstance(character, str) else character)
     filler = character[:0] + (b"x" if kind == "binary" else "x") * (limit % width)
     fits = character * (limit // width) + filler
-    assert "a" in builder.convert((fits, "b"))[0]
+    assert "a" in builder.convert((fits, "b")).item
     with pytest.raises(
         Reject, match=f"a has {limit + 1:,} bytes; an index key of DynamoDB has at most {limit:,}"
     ) as no:
@@ -185,7 +203,7 @@ def test_index_keys_are_measured_in_bytes_to_the_last_one(
 
 def test_references_become_the_parents_new_ids() -> None:
     builder = make_builder(attributes={"owner_id": {"column": "owner", "references": "owner"}})
-    assert builder.convert((5, "new-5"))[0] == {"owner_id": {"S": "new-5"}}
+    assert builder.convert((5, "new-5")).item == {"owner_id": {"S": "new-5"}}
     with pytest.raises(Orphan, match="owner 6 refers to no owner") as orphan:
         builder.convert((6, None))
     assert (orphan.value.column, orphan.value.parent, orphan.value.old_key) == ("owner", "owner", 6)
@@ -220,7 +238,7 @@ def test_a_sensitive_value_is_in_no_reason_even_where_its_column_is_used_twice(v
             },
         )
         with pytest.raises(Reject) as reject:
-            builder.prepare(builder.convert((value, None))[0], "id", NOW)
+            complete(builder, (value, None), "id", NOW)
         assert "s3cret" not in str(reject.value)
         assert "5.25" not in str(reject.value)
     with pytest.raises(Orphan) as orphan:
@@ -239,10 +257,9 @@ def test_text_that_is_not_unicode_is_rejected_by_column(text: str) -> None:
         attributes={"a": {"column": "ok", "type": "string"}, "b": {"column": "bad", "type": "string"}},
         identity=[["a"]],
     )
-    item, _ = builder.convert(("fine", text))
-    builder.digest_identity(item)
+    converted = builder.convert(("fine", text))
     with pytest.raises(Reject, match="b holds text that is not valid Unicode") as reject:
-        builder.prepare(item, "id", NOW)
+        builder.complete(converted, ItemKey("id"), NOW)
     assert reject.value.column == "bad"
 
 
@@ -250,10 +267,10 @@ def test_text_that_is_not_unicode_is_found_in_identity_index_keys_and_json() -> 
     attributes = {"a": {"column": "a", "type": "string"}, "j": {"column": "j", "type": "json"}}
     builder = make_builder(attributes=attributes, identity=[["a"]], indexes={"i": ["a"]})
     with pytest.raises(Reject, match="a holds text that is not valid Unicode"):
-        builder.digest_identity(builder.convert(("\udcff" * 600, "1"))[0])
+        builder.convert(("\udcff" * 600, "1"))
     for document in ('"\\ud800"', '{"\\ud800": 1}', '[["\\udfff"]]'):
         with pytest.raises(Reject, match="j holds text that is not valid Unicode"):
-            builder.prepare(builder.convert(("a", document))[0], "id", NOW)
+            complete(builder, ("a", document), "id", NOW)
 
 
 # Identity
@@ -265,7 +282,7 @@ def make_digests(*rows: tuple[Any, ...]) -> list[bytes]:
         identity=[["isbn"], ["title", "author"]],
         indexes={"i": ["isbn"]},
     )
-    return [builder.digest_identity(builder.convert(row)[0]) for row in rows]
+    return [builder.convert(row).identity for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -295,14 +312,14 @@ def test_a_row_is_another_thing_when_all_alternatives_differ(
 
 def test_without_identity_a_key_is_always_the_same_thing() -> None:
     builder = make_builder(attributes={"a": {"column": "a", "type": "string"}})
-    assert is_same_thing(*(builder.digest_identity(builder.convert((text,))[0]) for text in "xy"))
+    assert is_same_thing(*(builder.convert((text,)).identity for text in "xy"))
 
 
 def test_alternatives_may_be_added_removed_and_put_in_another_order() -> None:
     def digest(*identity: list[str]) -> bytes:
         attributes = {name: {"column": name, "type": "string"} for name in ("username", "email")}
         builder = make_builder(attributes=attributes, identity=list(identity))
-        return builder.digest_identity(builder.convert(("ada", "ada@example.org"))[0])
+        return builder.convert(("ada", "ada@example.org")).identity
 
     then = digest(["username"], ["email"])
     for now in (digest(["email"], ["username"]), digest(["email"]), digest(["username", "email"], ["username"])):
@@ -313,7 +330,7 @@ def test_alternatives_may_be_added_removed_and_put_in_another_order() -> None:
 def test_one_value_in_two_attributes_is_not_taken_for_the_other() -> None:
     attributes = {name: {"column": name, "type": "string"} for name in ("username", "email")}
     builder = make_builder(attributes=attributes, identity=[["username"], ["email"]])
-    one, other = (builder.digest_identity(builder.convert(row)[0]) for row in (("x", "y"), ("y", "x")))
+    one, other = (builder.convert(row).identity for row in (("x", "y"), ("y", "x")))
     assert not is_same_thing(one, other)
 
 
@@ -326,8 +343,7 @@ def test_digests_are_keyed_so_that_nobody_can_try_values_on_them() -> None:
     mapping = {"attributes": {"a": {"column": "a", "type": "string"}}, "identity": [["a"]]}
     builder = make_builder(**mapping)
     other = make_builder(UUID(int=NAMESPACE.int + 1), **mapping)
-    item = {"a": {"S": "x"}}
-    assert builder.digest_identity(item) != other.digest_identity(item)
+    assert builder.convert(("x",)).identity != other.convert(("x",)).identity
 
 
 # Ids
@@ -337,6 +353,13 @@ def test_digests_are_keyed_so_that_nobody_can_try_values_on_them() -> None:
 def test_new_ids_are_the_uuid5_that_python_makes(key: int | str, generation: int) -> None:
     builder = make_builder(attributes={"a": {"column": "a", "type": "string"}})
     assert builder.make_id(key, generation) == str(uuid5(NAMESPACE, f"thing/{key}/{generation}"))
+
+
+def test_an_id_of_a_key_that_is_not_unicode_is_rejected_at_the_key() -> None:
+    builder = make_builder(attributes={"a": {"column": "a", "type": "string"}})
+    with pytest.raises(Reject, match=r"^the key is not valid Unicode$") as reject:
+        builder.make_id("\udcff", 0)
+    assert reject.value.column == "id"
 
 
 # Checksums
@@ -393,7 +416,7 @@ def test_what_differs_by_a_hair_differs(one: dict[str, Any], other: dict[str, An
 def test_the_bytes_that_are_sent_are_what_is_checksummed(values: list[Any]) -> None:
     builder = make_builder(attributes={name: {"column": name, "type": "auto"} for name in "abc"})
     try:
-        prepared = builder.prepare(builder.convert(values)[0], "id", NOW)
+        prepared = complete(builder, values, "id", NOW)
     except Reject:
         return
     assert orjson.loads(prepared.data) == prepared.item
@@ -427,12 +450,12 @@ def test_an_item_of_400_kb_passes_and_one_byte_more_names_the_column() -> None:
     )
     other = len("thing_id") + 2 + len("t") + len("Emma") + len("d")
     fits = "é" * ((MAX_ITEM_BYTES - other) // 2) + "x" * ((MAX_ITEM_BYTES - other) % 2)
-    prepared = builder.prepare(builder.convert(("Emma", fits))[0], "id", NOW)
+    prepared = complete(builder, ("Emma", fits), "id", NOW)
     assert measure_item(prepared.item) == MAX_ITEM_BYTES
     with pytest.raises(
         Reject, match="the item has 409,601 bytes, most of them in d; DynamoDB takes at most 409,600"
     ) as no:
-        builder.prepare(builder.convert(("Emma", fits + "x"))[0], "id", NOW)
+        complete(builder, ("Emma", fits + "x"), "id", NOW)
     assert no.value.column == "blurb"
 
 
@@ -441,17 +464,17 @@ def test_write_units_count_the_item_and_each_index_that_holds_it() -> None:
         attributes={"a": {"column": "a", "type": "string"}, "b": {"column": "b", "type": "string"}},
         indexes={"i": ["a"], "j": ["a", "b"]},
     )
-    assert builder.prepare(builder.convert(("x", "y"))[0], "id", NOW).write_units == 3
-    assert builder.prepare(builder.convert(("x", None))[0], "id", NOW).write_units == 2
-    assert builder.prepare(builder.convert((None, None))[0], "id", NOW).write_units == 1
+    assert complete(builder, ("x", "y"), "id", NOW).write_units == 3
+    assert complete(builder, ("x", None), "id", NOW).write_units == 2
+    assert complete(builder, (None, None), "id", NOW).write_units == 1
     exactly = "y" * (1024 - len("thing_ididaxb"))
-    assert builder.prepare(builder.convert(("x", exactly))[0], "id", NOW).write_units == 3
-    assert builder.prepare(builder.convert(("x", exactly + "y"))[0], "id", NOW).write_units == 6
+    assert complete(builder, ("x", exactly), "id", NOW).write_units == 3
+    assert complete(builder, ("x", exactly + "y"), "id", NOW).write_units == 6
 
 
 def test_what_the_application_added_is_kept_beside_ours() -> None:
     builder = make_builder(attributes={"a": {"column": "a", "type": "string"}})
-    prepared = builder.prepare(builder.convert(("x",))[0], "id", NOW)
+    prepared = complete(builder, ("x",), "id", NOW)
     merged = builder.merge(prepared, {"tags": {"SS": ["b", "a"]}, "n": {"N": "1.0"}})
     assert merged.item == {**prepared.item, "tags": {"SS": ["b", "a"]}, "n": {"N": "1.0"}}
     assert merged.checksum == checksum_item({**merged.item, "tags": {"SS": ["a", "b"]}, "n": {"N": "1"}})

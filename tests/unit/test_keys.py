@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items import KeySchema
+from accession.items import ItemKey, KeySchema, Table
+from accession.mapping import MAPPINGS, load_mapping
 
 UUID = KeySchema(("user_id",))
 PAIR = KeySchema(("pk", "sk"), ("S", "N"))
@@ -31,3 +32,17 @@ def test_a_key_of_two_attributes_comes_back(partition: str, sort: int) -> None:
 def test_distinct_keys_have_distinct_texts(pairs: list[tuple[str, int]]) -> None:
     items = [{"pk": {"S": partition}, "sk": {"N": str(sort % 10**37)}} for partition, sort in pairs]
     assert len(set(PAIR.read_all(items))) == len({(item["pk"]["S"], item["sk"]["N"]) for item in items})
+
+
+def test_an_entity_says_its_table_and_key() -> None:
+    user = load_mapping(MAPPINGS / "book_library.yaml").entities["user"]
+    assert KeySchema.of(user) == UUID
+    assert Table.of(user, "dev") == Table("BookLibrary-Users-dev", UUID)
+
+
+@pytest.mark.parametrize(("schema", "key"), [(UUID, "b1"), (PAIR, '["A","1"]')])
+def test_a_key_is_added_to_an_item(schema: KeySchema, key: str) -> None:
+    item = {"name": {"S": "Ann"}}
+    schema.add_to(item, ItemKey(key))
+    assert item == {"name": {"S": "Ann"}, **schema.write(ItemKey(key))}
+    assert schema.read(item) == key

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def test_a_column_may_be_used_twice(tmp_path: Path) -> None:
     [
         {"type": "boolean", "default": True},
         {"type": "number", "default": 0},
+        {"type": "number", "default": 0.99},
+        {"type": "number", "default": 2**63},
         {"type": "string", "default": ""},
         {"type": "timestamp", "default": "first_seen"},
         {"column": "c", "type": "number", "default": -5},
@@ -123,6 +126,49 @@ def test_a_column_may_be_used_twice(tmp_path: Path) -> None:
 )
 def test_attributes_that_are_sound(tmp_path: Path, attribute: dict[str, Any]) -> None:
     assert load_mapping(write(tmp_path, change(entities__book__attributes__extra=attribute)))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0.99", "0.99"),
+        ("-0.10", "-0.1"),
+        ("1.0e-7", "0.0000001"),
+        ("1_000.5", "1000.5"),
+        ("0.12345678901234567890123456789012345678", "0.12345678901234567890123456789012345678"),
+        ("9223372036854775808", "9223372036854775808"),
+        ("1:30.5", "90.5"),  # YAML's base 60
+    ],
+)
+def test_the_default_of_a_number_is_exact_to_the_last_digit_of_the_file(tmp_path: Path, text: str, number: str) -> None:
+    path = write(tmp_path, BOOKS.replace("{column: title, type: string}", f"{{type: number, default: {text}}}"))
+    assert load_mapping(path).entities["book"].attributes["title"].default_value == {"N": number}
+
+
+def test_twenty_indexes_are_not_too_many(tmp_path: Path) -> None:
+    indexes = {f"i{number}": ["title"] for number in range(20)}
+    assert load_mapping(write(tmp_path, change(entities__book__indexes=indexes)))
+
+
+def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(MappingError) as refused:
+        load_mapping(write(tmp_path, change(nmae="x", name=None, entities__book__attributes__title__typ="x")))
+    said = str(refused.value)
+    for fault in (
+        "name: this key is missing.",
+        "title.typ: there is no such key; did you",
+        "nmae: there is no such key;",
+    ):
+        assert fault in said
+
+
+def test_no_fault_is_said_in_pydantic_s_words(tmp_path: Path) -> None:
+    for changes, _ in FAULTS:
+        with pytest.raises(MappingError) as refused:
+            load_mapping(write(tmp_path, change(**changes)))
+        assert not re.search(
+            r"Input|[Ff]ield required|should|Extra|permitted|valid (string|dict)|\[key\]", str(refused.value)
+        )
 
 
 def test_the_key_may_be_an_attribute_too_and_any_other_column_sensitive(tmp_path: Path) -> None:
@@ -141,22 +187,25 @@ def test_a_mapping_cannot_be_changed_once_loaded(tmp_path: Path) -> None:
 
 ATTRIBUTE = "entities__book__attributes__title"
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"colour": "red"}, "colour: Extra inputs are not permitted"),
-    ({"name": None}, "name: Field required"),
-    ({"name": "my shelf"}, "name: String should match pattern"),
+    ({"colour": "red"}, "colour: there is no such key. Known are name, timezone, schedule and entities"),
+    ({"name": None}, "name: this key is missing"),
+    ({"name": "my shelf"}, "name: must be letters, digits and _"),
     ({"sha256": "0" * 64}, "sha256: there is no such key"),
     ({"timezone": "Mars/Olympus"}, "timezone: 'Mars/Olympus' is not a time zone"),
     ({"timezone": "../etc/passwd"}, "timezone: '../etc/passwd' is not a time zone"),
     ({"entities": {}}, "entities: at least one is needed"),
-    ({"entities": None}, "entities: Field required"),
-    ({"entities": ["book"]}, "entities: Input should be a valid dictionary"),
-    ({"entities__book__sauce": 1}, "entities.book.sauce: Extra inputs are not permitted"),
+    ({"entities": None}, "entities: this key is missing"),
+    ({"entities": ["book"]}, "entities: must be a block of names, each with its own keys, but is a list"),
+    ({"entities__book__sauce": 1}, "entities.book.sauce: there is no such key; did you mean source? Known are source,"),
     ({"entities__book__name": "livre"}, "entities.book.name: there is no such key, book is the name"),
-    ({"entities__book__source": None}, "entities.book.source: Field required"),
-    ({"entities__book__source__key": None}, "entities.book.source.key: Field required"),
-    ({"entities__book__source__key": ""}, "entities.book.source.key: String should have at least 1 character"),
-    ({"entities__book__target__table": "a b"}, "entities.book.target.table: String should match pattern"),
-    ({"entities__book__target__table": "x{env}"}, "entities.book.target.table: String should match pattern"),
+    ({"entities__book__source": None}, "entities.book.source: this key is missing"),
+    ({"entities__book__source__key": None}, "entities.book.source.key: this key is missing"),
+    ({"entities__book__source__key": ""}, "entities.book.source.key: must not be empty"),
+    ({"entities__book__target__table": "a b"}, "entities.book.target.table: must be letters, digits, _, . and -"),
+    (
+        {"entities__book__target__table": "x{env}"},
+        "entities.book.target.table: must be letters, digits, _, . and -, with {environment} at most once",
+    ),
     (
         {"entities__book__target__table": "Authors-{environment}"},
         "the table Authors-{environment} is the target of more",
@@ -173,21 +222,54 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         {"entities__book__attributes__heading": {"column": "TITLE", "type": "string", "sensitive": True}},
         "entities.book: attributes: TITLE and title are one column; spell it one way",
     ),
-    ({"entities__book__attributes": {}}, "entities.book.attributes: Dictionary should have at least 1 item"),
-    ({f"{ATTRIBUTE}__type": "text"}, "entities.book.attributes.title.type: Input should be 'string', 'number'"),
+    ({"entities__book__attributes": {}}, "entities.book.attributes: must not be empty"),
+    (
+        {f"{ATTRIBUTE}__type": "text"},
+        "entities.book.attributes.title.type: there is no type text. Known are string, number",
+    ),
     ({f"{ATTRIBUTE}__type": None}, "entities.book.attributes.title: type is missing: one of string, number"),
-    ({f"{ATTRIBUTE}__colum": "x"}, "entities.book.attributes.title.colum: Extra inputs are not permitted"),
+    ({f"{ATTRIBUTE}__colum": "x"}, "entities.book.attributes.title.colum: there is no such key; did you mean column?"),
     ({f"{ATTRIBUTE}__column": None}, "entities.book.attributes.title: either a column or a default is needed"),
     ({f"{ATTRIBUTE}__default": 5}, "entities.book.attributes.title: default: 5 cannot be the default of a string"),
     ({f"{ATTRIBUTE}__numbers": "julian_day"}, "entities.book.attributes.title: numbers: only a timestamp has it"),
     ({ATTRIBUTE: {"column": "t", "type": "number", "default": True}}, "True cannot be the default of a number"),
-    ({ATTRIBUTE: {"column": "t", "type": "number", "default": 2**63}}, "cannot be the default of a number"),
-    ({ATTRIBUTE: {"column": "t", "type": "number", "default": 0.5}}, "entities.book.attributes.title.default"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": 10**38 + 1}}, "cannot be the default of a number"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": float("inf")}}, "entities.book.attributes.title.default"),
     ({ATTRIBUTE: {"column": "t", "type": "boolean", "default": 1}}, "1 cannot be the default of a boolean"),
     ({ATTRIBUTE: {"column": "t", "type": "timestamp", "default": "now"}}, "'now' cannot be the default of a timestamp"),
     ({ATTRIBUTE: {"column": "t", "type": "json", "default": "{}"}}, "'{}' cannot be the default of a json"),
     ({ATTRIBUTE: {"column": "t", "references": "author", "type": "string"}}, "a reference has a column, and neither"),
     ({ATTRIBUTE: {"references": "author"}}, "entities.book.attributes.title: a reference has a column, and neither"),
+    ({ATTRIBUTE: {"column": "t", "type": "number", "default": "5"}}, "'5' cannot be the default of a number"),
+    ({ATTRIBUTE: {"column": "t", "type": "string", "default": ["x"]}}, "title.default: must be text, a number, true"),
+    (
+        {ATTRIBUTE: {"column": "t", "type": "string", "default": date(2026, 1, 5)}},
+        "title.default: must be text, a number",
+    ),
+    (
+        {ATTRIBUTE: {"column": "t", "type": "timestamp", "numbers": "days"}},
+        "title.numbers: must be epoch_seconds, epoch",
+    ),
+    (
+        {ATTRIBUTE: {"column": "t", "type": "timestamp", "numbrs": "days"}},
+        "title.numbrs: there is no such key; did you",
+    ),
+    ({ATTRIBUTE: "title"}, "entities.book.attributes.title: must be a block with the keys column, type"),
+    (
+        {"entities__book__attributes__1": {"type": "string"}, "name": 5},
+        "name: must be text, but is a number; put it in",
+    ),
+    (
+        {"entities__book__attributes": {1: {"column": "c", "type": "string"}}},
+        "attributes: the key 1 is a number; put it in",
+    ),
+    ({"entities__book__attributes": {"": {"column": "c", "type": "string"}}}, "book.attributes: the key '' is empty"),
+    ({"entities__book__indexes": {"i": "title"}}, "entities.book.indexes.i: must be a list, but is text"),
+    (
+        {"entities__book__indexes": {f"i{number}": ["title"] for number in range(21)}},
+        "entities.book.indexes: 21 indexes are listed, and a DynamoDB table has at most 20",
+    ),
+    ({"entities__book__identity": [["titel"]]}, "titel is not an attribute of this entity; did you mean title?"),
     ({ATTRIBUTE: {"column": "t", "references": "reader"}}, "entities.book.attributes.title: there is no entity reader"),
     (
         {"entities__author__attributes__best": {"column": "best", "references": "book"}},
@@ -238,13 +320,13 @@ def test_each_fault_is_one_sentence_with_file_entity_and_field(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", r"shelf.yaml, line \d+: this is not sound YAML"),
-        ("a: 1\nb: 2\na: 3\n", "shelf.yaml, line 3: this is not sound YAML .the key a stands twice"),
-        ("schedule: 2026-13-45\n", "shelf.yaml: this is not sound YAML"),
+        ("a: [", r"shelf.yaml, line \d+: this is not valid YAML"),
+        ("a: 1\nb: 2\na: 3\n", "shelf.yaml, line 3: this is not valid YAML .the key a stands twice"),
+        ("schedule: 2026-13-45\n", "shelf.yaml: this is not valid YAML"),
         ("- a\n- b\n", "shelf.yaml: a mapping has the keys name and entities at its top"),
         ("", "shelf.yaml: a mapping has the keys name and entities at its top"),
-        ("\x00", "shelf.yaml: this is not sound YAML"),
-        ("!!python/object:os.system {}", "shelf.yaml, line 1: this is not sound YAML"),
+        ("\x00", "shelf.yaml: this is not valid YAML"),
+        ("!!python/object:os.system {}", "shelf.yaml, line 1: this is not valid YAML"),
     ],
 )
 def test_what_is_no_mapping_at_all(tmp_path: Path, text: str, message: str) -> None:

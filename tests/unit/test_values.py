@@ -12,23 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items.values import (
-    CONVERTERS,
-    MAX_DEPTH,
-    Converter,
-    ValueProblem,
-    choose_converter,
-    normalize_number,
-    to_auto,
-    to_binary,
-    to_boolean,
-    to_json,
-    to_number,
-    to_string,
-)
+from accession.column_types import COLUMN_TYPES, Converter, ValueProblem, normalize_number
+from accession.column_types.documents import MAX_DEPTH, to_json
+from accession.column_types.numbers import to_number
+from accession.column_types.scalars import to_auto, to_binary, to_boolean, to_string
 from accession.mapping import Attribute
 
-TYPES = [*CONVERTERS, "timestamp"]
+TYPES = list(COLUMN_TYPES)
 
 integers = st.integers(-(2**63), 2**63 - 1)
 reals = st.floats(allow_nan=False)  # SQLite keeps NaN as NULL
@@ -46,11 +36,11 @@ values = integers | reals | texts | blobs | numerals | dates | documents
 
 
 def timestamp(zone: str = "UTC", **options: Any) -> Converter:
-    return choose_converter(Attribute(column="c", type="timestamp", **options), zone)
+    return Attribute(column="c", type="timestamp", **options).make_converter(zone)
 
 
 def converter(type_name: str) -> Converter:
-    return timestamp() if type_name == "timestamp" else CONVERTERS[type_name]
+    return COLUMN_TYPES[type_name].bind()
 
 
 # Whatever SQLite holds

@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
 from accession.artifacts.s3 import MISSING, TRANSFER, translating
+from accession.digest import hash_file
 from accession.errors import StoreError, TransientError
 
 T = TypeVar("T")
@@ -249,9 +250,3 @@ class Store:
 def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
     """The environments of a mapping that have anything in the bucket, sorted."""
     return list(Store(client, bucket, mapping, "").list_folders())
-
-
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file, in constant memory."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 import orjson
 
+from accession.column_types import TypedValue
 from accession.dynamodb.batch_writer import Batch, BatchWriter, measure_batch, split_puts
 from accession.dynamodb.conditional_writer import ConditionalWriter
 from accession.dynamodb.conditions import Delete, PutAbsent, Update
@@ -32,7 +33,7 @@ from accession.dynamodb.requests import FENCE_SECONDS, Requests
 from accession.dynamodb.runner import LoopThread, Runner
 from accession.dynamodb.transport import HttpTransport, Transport
 from accession.errors import TransientError
-from accession.items import ItemKey, Table, TypedItem, TypedValue
+from accession.items import ItemKey, Table, TypedItem
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import msgspec
 import orjson
 
+from accession.column_types import TypedValue
 from accession.dynamodb.requests import Requests
 from accession.errors import TransientError
-from accession.items import ItemKey, Table, TypedItem, TypedValue
+from accession.items import ItemKey, Table, TypedItem
 
 BATCH_KEYS = 100  # API reference, BatchGetItem
 

@@ -52,7 +52,7 @@ class LoopThread:
 
         def end(task: asyncio.Task[R]) -> None:
             if task.cancelled():
-                result.cancel()
+                result.set_exception(asyncio.CancelledError())
             elif (error := task.exception()) is not None:
                 result.set_exception(error)
             else:

@@ -3,6 +3,7 @@
 from accession.items.builder import (
     MASK,
     TRANSFORM_VERSION,
+    Converted,
     ItemBuilder,
     Orphan,
     Prepared,
@@ -10,24 +11,22 @@ from accession.items.builder import (
     is_same_thing,
     is_unicode,
 )
-from accession.items.keys import ItemKey, KeySchema, KeyType, RowKey, Table, show_row_key
+from accession.items.keys import ItemKey, KeySchema, RowKey, Table, show_row_key
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, measure_item
-from accession.items.values import TypedValue
 
 __all__ = [
     "MASK",
     "TRANSFORM_VERSION",
+    "Converted",
     "ItemBuilder",
     "ItemKey",
     "KeySchema",
-    "KeyType",
     "Orphan",
     "Prepared",
     "Reject",
     "RowKey",
     "Table",
     "TypedItem",
-    "TypedValue",
     "checksum_item",
     "checksum_items",
     "is_same_thing",

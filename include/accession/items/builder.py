@@ -1,33 +1,34 @@
-"""Row → item: assemble, check, measure, checksum. Pure: no clock, no network, no logging.
+"""Row → item: convert, check, measure, checksum. Pure: no clock, no network, no logging.
 
 An item is serialised once, here; these bytes go over the wire later. What the service would refuse is found here, so
-that one bad row never sinks the batch around it. The types are in values.py.
+that one bad row never sinks its batch. The column types are in `accession.column_types`.
 """
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+import msgspec
 import orjson
 
+from accession.column_types import FIRST_SEEN_MARK, NULL, ValueProblem
+from accession.items.keys import ItemKey, KeySchema
+from accession.items.plan import ItemPlan
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
-from accession.items.values import NULL, TypedValue, ValueProblem, choose_converter
 from accession.mapping import Entity, Mapping
 
 TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchanged` compares it
 
-# Amazon DynamoDB Developer Guide, "Service quotas": item size with attribute names; key lengths in bytes of UTF-8.
+# Amazon DynamoDB Developer Guide, "Service quotas": item size with attribute names.
 MAX_ITEM_BYTES = 400 * 1024
-MAX_PARTITION_KEY_BYTES = 2048
-MAX_SORT_KEY_BYTES = 1024
 # "Read and write operations": one write unit for each 1 KB begun; an index that holds the item costs the same again.
 WRITE_UNIT_BYTES = 1024
 
 MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
-FIRST_SEEN_MARK: TypedValue = {"S": ""}  # by identity: to be replaced by the time of first sight
+NO_DIGEST = b"\0" * 8
 
 
 class Reject(Exception):
@@ -48,7 +49,16 @@ class Orphan(Reject):
         self.shown = shown
 
 
-class Prepared(NamedTuple):
+class Converted(msgspec.Struct, frozen=True):  # made for every row, at a quarter of a NamedTuple's cost
+    """A row's item without its key and the times of first sight, the number of index keys that were left out, and the
+    digest of the row's identity."""
+
+    item: TypedItem
+    adjusted: int
+    identity: bytes
+
+
+class Prepared(msgspec.Struct, frozen=True):
     """An item ready to be written."""
 
     item: TypedItem
@@ -58,128 +68,75 @@ class Prepared(NamedTuple):
 
 
 class ItemBuilder:
-    """Makes the items of one entity. A row is a sequence of the values of `entity.columns` in that order, followed by
-    the new ids that `entity.references` resolve to (None: unknown), in their order."""
+    """Makes the items of one entity: `convert` a row, find out its key, `complete` the item. A row is what `ItemPlan`
+    says; `namespace` keys the identity digests and the new ids."""
 
     def __init__(self, entity: Entity, mapping: Mapping, namespace: UUID) -> None:
         self.entity = entity
-        self._key = entity.target.key
+        self.key = KeySchema.of(entity)
+        self._plan = ItemPlan.make(entity, mapping.timezone)
+        self._indexes, self._index_keys = tuple(entity.indexes.values()), entity.index_keys
         # Hashes that have taken in what all rows begin with, to be copied: half the cost of new ones.
         self._id = hashlib.sha1(namespace.bytes + f"{entity.name}/".encode(), usedforsecurity=False)
         self._identity = [
             (names, hashlib.blake2b(orjson.dumps(names), digest_size=8, key=namespace.bytes))
             for names in entity.identity
         ]
-        position = {column: index for index, column in enumerate(entity.columns)}
-        limits: dict[str, int] = {}
-        for names in entity.indexes.values():
-            for name, limit in zip(names, (MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES), strict=False):
-                limits[name] = min(limit, limits.get(name, limit))
-        # A new id is a UUID, far below any limit.
-        self._index_limits = {name: limit for name, limit in limits.items() if name not in entity.references}
-        self._indexes = tuple(entity.indexes.values())
-        self._index_keys = frozenset(name for names in self._indexes for name in names)
-        self._references = [
-            (
-                name,
-                entity.attributes[name].column or "",
-                position[entity.attributes[name].column or ""],
-                len(position) + i,
-            )
-            for i, name in enumerate(entity.references)
-        ]
-        self._fields = [
-            (name, position[a.column], choose_converter(a, mapping.timezone), self._default(a), name in limits)
-            for name, a in entity.attributes.items()
-            if a.column is not None and not a.references
-        ]
-        self._constants = {
-            name: default
-            for name, a in entity.attributes.items()
-            if a.column is None and not a.is_first_seen and (default := self._default(a)) is not None
-        }
-        self._first_seen = [n for n, a in entity.attributes.items() if a.column is None and a.is_first_seen]
-        self._first_seen_defaults = [
-            n for n, a in entity.attributes.items() if a.column is not None and a.is_first_seen
-        ]
 
-    @staticmethod
-    def _default(attribute: Any) -> TypedValue | None:
-        """What stands for NULL and '': a value, FIRST_SEEN_MARK to be filled in later, or None for no default."""
-        if attribute.is_first_seen:
-            return FIRST_SEEN_MARK
-        match attribute.type, attribute.default:
-            case _, None:
-                return None
-            case "boolean", value:
-                return {"BOOL": value}
-            case "number", value:
-                return {"N": str(value)}
-            case _, value:
-                return {"S": value}
-
-    def convert(self, row: Sequence[Any]) -> tuple[TypedItem, int]:
-        """The item but for its key and the times of first sight, and how many index keys were left out.
-
-        Raises Reject (or Orphan) for the first value that cannot be migrated.
-        """
-        item: TypedItem = dict(self._constants)
+    def convert(self, row: Sequence[Any]) -> Converted:
+        """Convert the values of a row. Raises Reject (or Orphan) for the first that cannot be migrated."""
+        plan = self._plan
+        item: TypedItem = plan.constants.copy()
         adjusted = 0
-        for name, position, convert, default, is_index_key in self._fields:
-            value = row[position]
+        for field in plan.fields:
+            value = row[field.position]
             # NULL and '', but not 0; of index keys the empty BLOB too.
-            if not value and (value is None or value == "" or (value == b"" and is_index_key)):
-                if default is not None:
-                    item[name] = default
+            if not value and (value is None or value == "" or (value == b"" and field.is_index_key)):
+                if field.default is not None:
+                    item[field.name] = field.default
                     continue
-                if is_index_key:
+                if field.is_index_key:
                     adjusted += 1
                     continue
                 if value is None:
-                    item[name] = NULL
+                    item[field.name] = NULL
                     continue
             try:
-                item[name] = convert(value)
+                item[field.name] = field.convert(value)
             except ValueProblem as problem:
-                raise self._reject(name, value, str(problem)) from None
-        for name, column, position, resolved in self._references:
-            new_id = row[resolved]
+                shown = self._show(field.column, value)
+                raise Reject(field.column, f"{field.name}: {shown} {problem}") from None
+        for reference in plan.references:
+            new_id = row[reference.resolved]
             if new_id is None:
-                raise Orphan(column, self.entity.references[name], row[position], self._show(column, row[position]))
-            item[name] = {"S": new_id}
-        for name, limit in self._index_limits.items():
-            if name in item and len(str(next(iter(item[name].values())))) * 4 > limit:
-                self._check_index_key(name, item, limit)
-        return item, adjusted
+                old_key = row[reference.position]
+                shown = self._show(reference.column, old_key)
+                raise Orphan(reference.column, reference.parent, old_key, shown)
+            item[reference.name] = {"S": new_id}
+        for name, limit in plan.key_limits:
+            if name in item:
+                for content in item[name].values():
+                    if len(content) * 4 > limit:  # a character has at most four bytes
+                        self._check_index_key(name, item, limit)
+        return Converted(item, adjusted, self._digest_identity(item) if self._identity else b"")
 
     def _check_index_key(self, name: str, item: TypedItem, limit: int) -> None:
-        column = self.entity.attributes[name].column or name
         value = item[name]
         size = len(value["S"].encode(errors="surrogatepass")) if "S" in value else measure_value(value)
         if size > limit:
-            raise Reject(column, f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}")
+            reason = f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}"
+            raise Reject(self._find_column(name), reason)
 
-    def _reject(self, name: str, value: Any, problem: str) -> Reject:
-        column = self.entity.attributes[name].column or name
-        return Reject(column, f"{name}: {self._show(column, value)} {problem}")
+    def _digest_identity(self, item: TypedItem) -> bytes:
+        """Return eight bytes for each identity alternative, keyed with the namespace; zeros for one that holds a NULL.
 
-    def _show(self, column: str, value: Any) -> str:
-        """A value in a reason; masked where any attribute that comes from its column is sensitive."""
-        if column in self.entity.sensitive_columns:
-            return MASK
-        text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
-        return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-    def digest_identity(self, item: TypedItem) -> bytes:
-        """Eight bytes an identity alternative, keyed with the namespace; zeros for one that holds a NULL.
-
-        The names are digested too, so that alternatives may be added, removed or put in another order later.
+        The names are digested too, so that alternatives may be added, removed or reordered later.
         """
         digests = []
         for names, begun in self._identity:
             values = list(map(item.get, names))
             if None in values or NULL in values:
-                digests.append(b"\0" * 8)
+                digests.append(NO_DIGEST)
             else:
                 try:
                     data = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
@@ -190,70 +147,87 @@ class ItemBuilder:
                 digests.append(digest.digest())
         return b"".join(digests)
 
-    def make_id(self, old_key: int | str, generation: int) -> str:
-        """uuid5(namespace, "<entity>/<old key>/<generation>"), as text. (RFC 9562 §5.5; written out: the uuid module's
-        objects cost four times as much.)"""
-        id_hash = self._id.copy()
-        id_hash.update(f"{old_key}/{generation}".encode())
-        digest = id_hash.hexdigest()
-        return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
+    def make_id(self, old_key: int | str, generation: int) -> ItemKey:
+        """Return uuid5(namespace, "<entity>/<old key>/<generation>") as the item's key. Raises Reject.
 
-    def prepare(self, item: TypedItem, new_id: str, first_seen: str) -> Prepared:
-        """Complete a converted item in place, check it as a whole and serialise it. Raises Reject."""
-        item[self._key] = {"S": new_id}
-        for name in self._first_seen:
-            item[name] = {"S": first_seen}
-        for name in self._first_seen_defaults:
+        (RFC 9562 §5.5, written out: the uuid module's objects cost four times as much.)
+        """
+        id_hash = self._id.copy()
+        try:
+            id_hash.update(f"{old_key}/{generation}".encode())
+        except UnicodeEncodeError:
+            raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
+        digest = id_hash.hexdigest()
+        return ItemKey(
+            f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
+        )
+
+    def complete(self, converted: Converted, key: ItemKey, first_seen: str) -> Prepared:
+        """Add the key and the time of first sight to a converted item, check it as a whole and serialise it. The item
+        is completed in place. Raises Reject."""
+        item = converted.item
+        self.key.add_to(item, key)
+        for name in self._plan.first_seen:
             if item[name] is FIRST_SEEN_MARK:
                 item[name] = {"S": first_seen}
         try:
             data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
         except orjson.JSONEncodeError:
             raise self._find_invalid_text(item) from None
-        # The JSON is never shorter than what DynamoDB counts, so only long ones need measuring.
-        size = len(data) if len(data) <= WRITE_UNIT_BYTES else measure_item(item)
-        if size > MAX_ITEM_BYTES:
-            raise self._find_largest(item, size)
-        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+        # The JSON is never shorter than what DynamoDB counts, so only long items need measuring.
+        return self._finish(item, data, len(data) if len(data) <= WRITE_UNIT_BYTES else measure_item(item))
 
     def merge(self, prepared: Prepared, kept: TypedItem) -> Prepared:
-        """`prepared` with attributes of the application kept beside it. Raises Reject when both are too much."""
+        """Add attributes of the application to an item of ours. Raises Reject if both together are too large."""
         if not kept:
             return prepared
         item = {**kept, **prepared.item}
-        data, size = canonical_json(item), measure_item(item)
+        return self._finish(item, canonical_json(item), measure_item(item))
+
+    def _finish(self, item: TypedItem, data: bytes, size: int) -> Prepared:
         if size > MAX_ITEM_BYTES:
             raise self._find_largest(item, size)
         return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
 
-    def _find_largest(self, item: TypedItem, size: int) -> Reject:
-        largest = max(item, key=lambda name: measure_value(item[name]))
-        column = self.entity.attributes[largest].column if largest in self.entity.attributes else None
-        return Reject(
-            column or largest,
-            f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
-        )
-
     def count_write_units(self, item: TypedItem, size: int) -> int:
-        """Units of one write of `item` (`size` bytes), those of the indexes that hold it included."""
+        """Return the units that one write of `item` (`size` bytes) costs, those of the indexes that hold it
+        included."""
         if self._index_keys <= item.keys():
             copies = 1 + len(self._indexes)
         else:
             copies = 1 + sum(all(map(item.__contains__, names)) for names in self._indexes)
         return copies * -(-size // WRITE_UNIT_BYTES)
 
+    def _find_largest(self, item: TypedItem, size: int) -> Reject:
+        largest = max(item, key=lambda name: measure_value(item[name]))
+        return Reject(
+            self._find_column(largest),
+            f"the item has {size:,} bytes, most of them in {largest}; DynamoDB takes at most {MAX_ITEM_BYTES:,}",
+        )
+
     def _find_invalid_text(self, item: TypedItem) -> Reject:
         for name, value in item.items():
             try:
                 orjson.dumps(value)
             except orjson.JSONEncodeError:
-                column = self.entity.attributes[name].column if name in self.entity.attributes else None
-                return Reject(column or name, f"{name} holds text that is not valid Unicode")
-        raise AssertionError("orjson refused an item, but none of its values")
+                return Reject(self._find_column(name), f"{name} holds text that is not valid Unicode")
+        raise AssertionError("orjson refused an item, but each of its values is valid")
+
+    def _find_column(self, name: str) -> str:
+        """Return the source column of an attribute; the attribute itself if it has none."""
+        attribute = self.entity.attributes.get(name)
+        return (attribute.column if attribute else None) or name
+
+    def _show(self, column: str, value: Any) -> str:
+        """Return a value as a reason may show it: masked if any attribute from its column is sensitive."""
+        if column in self.entity.sensitive_columns:
+            return MASK
+        text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def is_unicode(text: str) -> bool:
-    """Whether `text` came from valid UTF-8 (invalid bytes are read as lone surrogates)."""
+    """Tell whether `text` came from valid UTF-8 (invalid bytes are read as lone surrogates)."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -262,7 +236,8 @@ def is_unicode(text: str) -> bool:
 
 
 def is_same_thing(recorded: bytes, found: bytes) -> bool:
-    """Whether two identity digests are of the same thing: any alternative alike, or nothing to compare."""
+    """Tell whether two identity digests are of the same thing: they share an alternative, or one has nothing to
+    compare."""
     if recorded == found or not recorded.strip(b"\0") or not found.strip(b"\0"):
         return True
     return any(one.strip(b"\0") for one in _split(recorded) & _split(found))

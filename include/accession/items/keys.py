@@ -7,14 +7,13 @@ it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import NewType
 
 import orjson
 
+from accession.column_types import KeyType, SqliteValue, TypedValue
 from accession.items.typed_json import TypedItem, canonical_number
-from accession.items.values import SqliteValue, TypedValue
-
-KeyType = Literal["S", "N", "B"]
+from accession.mapping import Entity
 
 ItemKey = NewType("ItemKey", str)
 """The key of an item, as the one text that its table's `KeySchema` makes of it."""
@@ -35,6 +34,11 @@ class KeySchema:
     names: tuple[str, ...]
     types: tuple[KeyType, ...] = ("S",)
 
+    @classmethod
+    def of(cls, entity: Entity) -> "KeySchema":
+        """Return the key of an entity's table: a partition key that takes the new ids."""
+        return cls((entity.target.key,))
+
     def read(self, item: TypedItem) -> ItemKey:
         """Return the key of an item. Numbers are normalised, so that equal keys have equal texts."""
         if self.types == ("S",):
@@ -51,8 +55,17 @@ class KeySchema:
 
     def write(self, key: ItemKey) -> TypedItem:
         """Return the typed attributes of a key, as DynamoDB wants them: {"user_id": {"S": "…"}}."""
-        texts = [key] if self.types == ("S",) else orjson.loads(key)
-        return {name: {kind: text} for name, kind, text in zip(self.names, self.types, texts, strict=True)}
+        item: TypedItem = {}
+        self.add_to(item, key)
+        return item
+
+    def add_to(self, item: TypedItem, key: ItemKey) -> None:
+        """Set the key attributes of an item."""
+        if self.types == ("S",):
+            item[self.names[0]] = {"S": key}
+        else:
+            for name, kind, text in zip(self.names, self.types, orjson.loads(key), strict=True):
+                item[name] = {kind: text}
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,11 @@ class Table:
 
     name: str
     key: KeySchema
+
+    @classmethod
+    def of(cls, entity: Entity, environment: str) -> "Table":
+        """Return the table of an entity in `environment`."""
+        return cls(entity.table(environment), KeySchema.of(entity))
 
 
 def _read_text(value: TypedValue, kind: KeyType) -> str:

@@ -7,15 +7,15 @@ from typing import Any
 
 import orjson
 
-from accession.items.values import TypedValue, normalize_number
+from accession.column_types import TypedValue, normalize_number
 
 TypedItem = dict[str, Any]
 
-_ODD_NUMBER = re.compile(rb'"N":"(?!(?:0|[1-9][0-9]{0,37})")')  # anything but a plain natural number
+_ODD_NUMBER = re.compile(rb'"N":"(?!(?:0|[1-9][0-9]{0,37})")')  # all but plain natural numbers
 
 
 def canonical_json(item: TypedItem) -> bytes:
-    """The one serialisation of an item: names sorted, numbers normalised, sets sorted."""
+    """Return the one serialisation of an item: names sorted, numbers normalised, sets sorted."""
     data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
     if _may_differ(data):
         item = {name: _canonical(value) for name, value in item.items()}
@@ -24,9 +24,9 @@ def canonical_json(item: TypedItem) -> bytes:
 
 
 def _may_differ(data: bytes) -> bool:
-    """Whether JSON with sorted names may not be canonical yet: it holds a set, or a number that is no plain natural
-    one. Quotes inside texts are escaped, so neither of these is found in one."""
-    # A single byte is found at once, and items without lists hold no bracket.
+    """Tell whether JSON with sorted names may not be canonical yet: it has a set, or a number other than a plain
+    natural one. Quotes inside texts are escaped, so a text never looks like either."""
+    # Searching for a single byte is fast, and items without lists have no bracket.
     return _ODD_NUMBER.search(data) is not None or (b"[" in data and b'S":[' in data)
 
 
@@ -50,18 +50,19 @@ def _canonical(value: TypedValue) -> TypedValue:
 
 
 def canonical_number(text: str) -> str:
+    """Return the one text of a number that DynamoDB may write in several ways."""
     if text.isdigit() and (text[0] != "0" or text == "0") and len(text) <= 38:
         return text
     return normalize_number(Decimal(text))
 
 
 def checksum_item(item: TypedItem) -> bytes:
-    """SHA-256 over the canonical JSON: the same for an item to be written and the same item read back."""
+    """Return the SHA-256 of the canonical JSON: the same for an item before it is written and after it is read back."""
     return hashlib.sha256(canonical_json(item)).digest()
 
 
 def checksum_items(items: list[TypedItem]) -> list[bytes]:
-    """`checksum_item` of each, cheaper: whether any needs a second look is asked once."""
+    """Return the checksum of each item; cheaper than `checksum_item`, as all are searched for oddities at once."""
     lines = [orjson.dumps(item, option=orjson.OPT_SORT_KEYS) for item in items]
     if _may_differ(b"\n".join(lines)):
         lines = [canonical_json(item) if _may_differ(line) else line for item, line in zip(items, lines, strict=True)]
@@ -69,12 +70,12 @@ def checksum_items(items: list[TypedItem]) -> list[bytes]:
 
 
 def measure_item(item: TypedItem) -> int:
-    """Size in bytes as DynamoDB counts it (Developer Guide, "DynamoDB item sizes and formats")."""
+    """Return the size in bytes as DynamoDB counts it (Developer Guide, "DynamoDB item sizes and formats")."""
     return sum(len(name.encode()) + measure_value(value) for name, value in item.items())
 
 
 def measure_value(value: TypedValue) -> int:
-    """Size in bytes of a value, without its name."""
+    """Return the size in bytes of a value, without its name."""
     ((kind, content),) = value.items()
     match kind:
         case "S":

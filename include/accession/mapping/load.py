@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from pydantic import ValidationError
 
 from accession.errors import MappingError
 from accession.mapping.model import Mapping
+from accession.validation import explain_faults
 
 MAPPINGS = Path(__file__).parents[2] / "mappings"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as it is meant: a key that stands twice is an error, and not the last one of them."""
+    """Load YAML strictly: a key that occurs twice is an error, and numbers keep every digit."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value]
@@ -24,11 +26,20 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> Decimal | float:
+        try:
+            return Decimal(str(self.construct_scalar(node)).replace("_", ""))
+        except InvalidOperation:  # .inf, .nan, and numbers to the base of 60
+            return self.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+
 
 def load_mapping(path: Path | str) -> Mapping:
     """Read and validate a mapping file.
 
-    Raises MappingError naming file, entity and field of the first fault. Read-only.
+    Raises MappingError naming file, entity and field of every fault that was found. Read-only.
     """
     path = Path(path)
     try:
@@ -40,7 +51,7 @@ def load_mapping(path: Path | str) -> Mapping:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise MappingError(f"{path}{where}: this is not sound YAML ({getattr(error, 'problem', error)}).") from error
+        raise MappingError(f"{path}{where}: this is not valid YAML ({getattr(error, 'problem', error)}).") from error
     if not isinstance(data, dict):
         raise MappingError(f"{path}: a mapping has the keys name and entities at its top.")
     entities = data.get("entities")
@@ -55,19 +66,18 @@ def load_mapping(path: Path | str) -> Mapping:
     try:
         return Mapping.model_validate({**data, "sha256": hashlib.sha256(raw).hexdigest()})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise MappingError(f"{path}: {where + ': ' if where else ''}{message}.") from error
+        faults = explain_faults(error, Mapping)
+        raise MappingError(f"{path}: {'. '.join(faults)}.") from error
 
 
 def find_mappings() -> list[Path]:
-    """The mapping files of this package, sorted by name: one DAG each."""
+    """Return the mapping files of this package, sorted by name: one DAG each."""
     return sorted(MAPPINGS.glob("*.yaml"))
 
 
 def load_mappings() -> Iterator[Mapping]:
-    """The mappings of this package. Raises MappingError where a file is not named as its mapping: tasks find it so."""
+    """Yield the mappings of this package. Raises MappingError if a file does not have its mapping's name, by which
+    tasks find it."""
     for path in find_mappings():
         mapping = load_mapping(path)
         if mapping.name != path.stem:

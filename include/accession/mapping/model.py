@@ -1,93 +1,156 @@
 """The models of a mapping file: entities, their attributes, references and indexes. Validated when they are made."""
 
+from collections.abc import Mapping as AnyMapping
+from decimal import Decimal
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-FIRST_SEEN = "first_seen"
+from accession.column_types import (
+    COLUMN_TYPES,
+    FIRST_SEEN_MARK,
+    ColumnType,
+    Converter,
+    KeyType,
+    TypedValue,
+    ValueProblem,
+)
+from accession.validation import FieldFault, StrictModel, explain_unknown, list_words
 
-# A default is a value that SQLite could hold (sqlite.org "Datatypes In SQLite": 64 bits with a sign).
-MAX_INTEGER = 2**63 - 1
-# sqlite.org "Limits": ten databases at once, of which one is the ID map of the last run.
+# sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run.
 MAX_PARENTS = 9
+# Amazon DynamoDB Developer Guide, "Quotas in Amazon DynamoDB": global secondary indexes of a table, unless AWS raised
+# the quota for the account.
+MAX_INDEXES = 20
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-Name = str
-Type = Literal["string", "number", "boolean", "binary", "timestamp", "json", "auto"]
+NAME_ALLOWED: dict[str, Any] = {"allowed": "letters, digits and _, and must not begin with a digit"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _read_default(value: object) -> object:
+    """Keep scalars, and make a float the Decimal of its shortest text: no float reaches DynamoDB."""
+    if isinstance(value, float):
+        value = Decimal(repr(value))
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError("must be a finite number")
+    if value is None or isinstance(value, str | int | Decimal):
+        return value
+    raise ValueError("must be text, a number, true or false; put a date in quotes")
 
 
-class Attribute(_Strict):
-    """One DynamoDB attribute: a column with its type, a reference to another entity, or a value of its own."""
+class Attribute(StrictModel):
+    """One DynamoDB attribute: a column with its type, a reference to another entity, or a constant."""
+
+    model_config = ConfigDict(extra="allow")  # for the options of its type; `_check` refuses all other keys
 
     column: str | None = Field(None, min_length=1, description="source column; without one the default is the value")
-    type: Type | None = Field(None, description="how the column's values are read; not with references")
+    type: str | None = Field(None, description="how the column's values are read; not with references")
     references: str | None = Field(None, description="entity whose new id takes the place of the old key")
-    default: str | int | bool | None = Field(
-        None, description="value for NULL and ''; first_seen in a timestamp: when the row was first seen"
-    )
-    numbers: Literal["epoch_seconds", "epoch_milliseconds", "julian_day"] = Field(
-        "epoch_seconds", description="what a bare number means in a timestamp"
+    default: Annotated[str | int | bool | Decimal | None, BeforeValidator(_read_default)] = Field(
+        None,
+        description="value for NULL and ''; first_seen in a timestamp: when the row was first seen",
     )
     sensitive: bool = Field(False, description="shown as ••• in logs, reports and errors")
 
+    @classmethod
+    def list_keys(cls) -> tuple[str, ...]:
+        """Return the keys of an attribute and the options of all types."""
+        return tuple(dict.fromkeys((*super().list_keys(), *(o for t in COLUMN_TYPES.values() for o in t.options))))
+
+    @field_validator("type")
+    @classmethod
+    def _check_type(cls, value: str | None) -> str | None:
+        if value is not None and value not in COLUMN_TYPES:
+            raise ValueError(explain_unknown(value, COLUMN_TYPES, f"there is no type {value}"))
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> "Attribute":
+        self._check_options()
         if self.references:
             if self.column is None or self.type is not None or self.default is not None:
                 raise ValueError("a reference has a column, and neither type nor default")
         elif self.type is None:
-            raise ValueError("type is missing: one of string, number, boolean, binary, timestamp, json, auto")
+            raise ValueError(f"type is missing: one of {', '.join(COLUMN_TYPES)}")
         if self.column is None and self.default is None:
             raise ValueError("either a column or a default is needed")
-        if "numbers" in self.model_fields_set and self.type != "timestamp":
-            raise ValueError("numbers: only a timestamp has it")
-        if self.default is not None and not self._default_fits():
-            raise ValueError(f"default: {self.default!r} cannot be the default of a {self.type or 'reference'}")
+        try:
+            _ = self.default_value
+        except ValueProblem as problem:
+            shown = self.default if isinstance(self.default, Decimal) else repr(self.default)
+            raise ValueError(f"default: {shown} {problem}") from None
         return self
 
-    def _default_fits(self) -> bool:
-        match self.type:
-            case "timestamp":
-                return self.default == FIRST_SEEN
-            case "string":
-                return isinstance(self.default, str)
-            case "number":
-                return type(self.default) is int and abs(self.default) <= MAX_INTEGER
-            case "boolean":
-                return isinstance(self.default, bool)
-            case _:
-                return False
+    def _check_options(self) -> None:
+        for name, value in (self.model_extra or {}).items():
+            owners = [owner.name for owner in COLUMN_TYPES.values() if name in owner.options]
+            if not owners:
+                raise FieldFault(name, explain_unknown(name, self.list_keys(), "there is no such key"))
+            if self.type not in owners:
+                raise ValueError(f"{name}: only a {list_words(owners)} has it")
+            try:
+                COLUMN_TYPES[self.type].check_option(name, value)
+            except ValueProblem as problem:
+                raise FieldFault(name, str(problem)) from None
+
+    @property
+    def column_type(self) -> ColumnType | None:
+        """The type's entry in the registry; None for a reference."""
+        return COLUMN_TYPES[self.type] if self.type is not None else None
+
+    @property
+    def options(self) -> AnyMapping[str, Any]:
+        """The options of the type that the mapping sets."""
+        return self.model_extra or {}
+
+    @cached_property
+    def default_value(self) -> TypedValue | None:
+        """The typed value for NULL and ''; FIRST_SEEN_MARK for the time of first sight; None without a default."""
+        if self.default is None or self.column_type is None:
+            return None
+        return self.column_type.read_default(self.default)
 
     @property
     def is_first_seen(self) -> bool:
-        return self.type == "timestamp" and self.default == FIRST_SEEN
+        """Whether the default is the time at which the row was first seen."""
+        return self.default_value is FIRST_SEEN_MARK
+
+    @property
+    def key_type(self) -> KeyType | None:
+        """The attribute's type as an index key; None if its type cannot be one. A new id is a text."""
+        return self.column_type.key_type if self.column_type else "S"
+
+    def make_converter(self, timezone: str) -> Converter:
+        """Return the function that converts the column's values. `timezone` is the mapping's. Not for references."""
+        assert self.column_type is not None
+        return self.column_type.bind(self.options, timezone)
 
 
-class Source(_Strict):
+class Source(StrictModel):
     """The SQLite table an entity comes from."""
 
     table: str = Field(min_length=1)
     key: str = Field(min_length=1, description="column that identifies a row: unique, integer or text")
 
 
-class Target(_Strict):
+class Target(StrictModel):
     """The DynamoDB table an entity goes to."""
 
-    table: str = Field(pattern=r"^[A-Za-z0-9_.-]*(\{environment\})?[A-Za-z0-9_.-]*$", min_length=3)
+    table: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]*(\{environment\})?[A-Za-z0-9_.-]*$",
+        min_length=3,
+        json_schema_extra={"allowed": "letters, digits, _, . and -, with {environment} at most once"},
+    )
     key: str = Field(min_length=1, max_length=255, description="partition key: the attribute that takes the new UUID")
 
 
-class Entity(_Strict):
-    """One kind of thing: a source table, a target table and what lies between."""
+class Entity(StrictModel):
+    """One kind of thing: its source table, its target table, and how a row becomes an item."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, json_schema_extra=NAME_ALLOWED, exclude=True)
     source: Source
     target: Target
     attributes: dict[Annotated[str, Field(min_length=1)], Attribute] = Field(min_length=1)
@@ -98,6 +161,12 @@ class Entity(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Entity":
+        self._check_columns()
+        self._check_indexes()
+        self._check_identity()
+        return self
+
+    def _check_columns(self) -> None:
         if self.target.key in self.attributes:
             raise ValueError(f"attributes.{self.target.key}: this is the key, its value is the new id")
         spelled = {column.lower(): column for column in self.columns}
@@ -105,34 +174,43 @@ class Entity(_Strict):
             if spelled[column.lower()] != column:  # one of them might be marked sensitive
                 raise ValueError(f"attributes: {column} and {spelled[column.lower()]} are one column; spell it one way")
         for column in self.sensitive_columns:
-            if column.lower() == self.source.key.lower():  # SQLite takes a column's name in any case
+            if column.lower() == self.source.key.lower():  # SQLite ignores the case of a column's name
                 raise ValueError(
-                    f"source.key: {column} cannot be sensitive and the key, as ids are made from it, and the ID map, "
+                    f"source.key: {column} cannot be sensitive and the key: ids are made from the key, and the ID map, "
                     "rejects and reports name rows by it; choose another key"
                 )
+
+    def _check_indexes(self) -> None:
+        if len(self.indexes) > MAX_INDEXES:
+            raise FieldFault(
+                "indexes",
+                f"{len(self.indexes)} indexes are listed, and a DynamoDB table has at most {MAX_INDEXES}; "
+                "remove those that no look-up needs",
+            )
+        key_types = [column_type.name for column_type in COLUMN_TYPES.values() if column_type.key_type]
         for index, names in self.indexes.items():
             if not 1 <= len(names) <= 2:
                 raise ValueError(f"indexes.{index}: a partition key and at most one sort key")
             for name in names:
-                self._attribute(f"indexes.{index}", name)
+                self._expect_attribute(f"indexes.{index}", name)
                 if self.attributes[name].default == "":
-                    raise ValueError(f"indexes.{index}: {name} cannot be '' by default, which an index key never is")
-                if self.attributes[name].type in ("boolean", "json", "auto"):
-                    raise ValueError(
-                        f"indexes.{index}: {name} must be of one type, string, number, binary or timestamp"
-                    )
+                    raise ValueError(f"indexes.{index}: {name} cannot be '' by default: an index key is never empty")
+                if self.attributes[name].key_type is None:
+                    raise ValueError(f"indexes.{index}: {name} must be of one type, {list_words(key_types)}")
+
+    def _check_identity(self) -> None:
         for alternative in self.identity:
             if not alternative:
                 raise ValueError("identity: an alternative names at least one attribute")
             for name in alternative:
-                self._attribute("identity", name)
+                self._expect_attribute("identity", name)
                 if self.attributes[name].is_first_seen:
-                    raise ValueError(f"identity: {name} may be the time of the run, which says nothing about the row")
-        return self
+                    raise ValueError(f"identity: {name} may be the time of the run, which does not identify the row")
 
-    def _attribute(self, where: str, name: str) -> None:
+    def _expect_attribute(self, where: str, name: str) -> None:
         if name not in self.attributes:
-            raise ValueError(f"{where}: {name} is not an attribute of this entity")
+            problem = f"{where}: {name} is not an attribute of this entity"
+            raise ValueError(explain_unknown(name, self.attributes, problem))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -150,23 +228,24 @@ class Entity(_Strict):
         return frozenset(a.column for a in self.attributes.values() if a.sensitive and a.column is not None)
 
     def is_sensitive(self, name: str) -> bool:
-        """Whether an attribute's value is masked: its own mark, or another's that comes from its column."""
+        """Whether an attribute's value is masked: it or another attribute from its column is marked sensitive."""
         attribute = self.attributes[name]
         return attribute.sensitive or attribute.column in self.sensitive_columns
 
     @cached_property
     def index_keys(self) -> frozenset[str]:
+        """The attributes that are keys of any index."""
         return frozenset(name for names in self.indexes.values() for name in names)
 
     def table(self, environment: str) -> str:
-        """The DynamoDB table of this entity in `environment`."""
+        """Return the name of this entity's DynamoDB table in `environment`."""
         return self.target.table.replace("{environment}", environment)
 
 
-class Mapping(_Strict):
+class Mapping(StrictModel):
     """One mapping file."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, json_schema_extra=NAME_ALLOWED)
     timezone: str = "UTC"
     schedule: str | None = None
     entities: dict[str, Entity]
@@ -188,7 +267,8 @@ class Mapping(_Strict):
         for name, entity in self.entities.items():
             for attribute, parent in entity.references.items():
                 if parent not in self.entities:
-                    raise ValueError(f"entities.{name}.attributes.{attribute}: there is no entity {parent}")
+                    where = f"entities.{name}.attributes.{attribute}"
+                    raise ValueError(explain_unknown(parent, self.entities, f"{where}: there is no entity {parent}"))
         for name, parents in self.parents.items():
             if len(parents) > MAX_PARENTS:
                 raise ValueError(

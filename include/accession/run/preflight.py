@@ -14,8 +14,6 @@ from accession.target import expect_state, load_state, refuse_if_taken
 
 logger = logging.getLogger(__name__)
 
-KEY_TYPES = {"number": "N", "binary": "B"}
-
 
 def check_all(mapping: Mapping, params: MigrateParams, source: Path | None, store: Store, dynamodb: DynamoDB) -> None:
     """Check source, bucket, tables and the state of the target. Read-only, but for a probe object that it takes away.
@@ -69,8 +67,8 @@ def check_table(entity: Entity, environment: str, dynamodb: DynamoDB) -> None:
 
 
 def _check_key_type(table: str, index: str, name: str, attribute: Attribute, found: str) -> None:
-    wanted = KEY_TYPES.get(attribute.type or "", "S")
-    if attribute.type != "auto" and found != wanted:
+    wanted = attribute.key_type
+    if found != wanted:
         raise TargetError(
             f"index {index} of table {table} takes {name} as {found}, the mapping makes it {wanted}: mend either."
         )

@@ -31,7 +31,7 @@ from accession.artifacts import (
     mark_conflicts,
 )
 from accession.errors import RefusedError
-from accession.items import ItemBuilder, Orphan, Reject, is_same_thing, is_unicode
+from accession.items import ItemBuilder, ItemKey, Orphan, Reject, is_same_thing, is_unicode
 from accession.mapping import Entity
 from accession.progress import Progress
 from accession.run.context import RunContext
@@ -217,24 +217,21 @@ class _Staging:
                 raise Reject(self.entity.source.key, "the key is neither an integer nor text")
             if old_key == previous and type(old_key) is type(previous):
                 raise Reject(self.entity.source.key, "the key occurs twice")
-            item, adjusted = self.builder.convert(row[1:width])
-            identity = self.builder.digest_identity(item)
+            converted = self.builder.convert(row[1:width])
+            identity = converted.identity
             known = recorded is not None and recorded.state != "tombstone"
             same = known and recorded is not None and self._is_same(recorded.identity, identity)
             generation = 0 if recorded is None else recorded.generation + (not same)
             first_seen = recorded.first_seen if same and recorded is not None else self.now
-            try:
-                new_id = recorded.new_id if same and recorded is not None else self.builder.make_id(old_key, generation)
-            except UnicodeEncodeError:
-                raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
-            prepared = self.builder.prepare(item, new_id, first_seen)
+            new_id = recorded.new_id if same and recorded is not None else self.builder.make_id(old_key, generation)
+            prepared = self.builder.complete(converted, ItemKey(new_id), first_seen)
         except Reject as reject:
             reason = self._explain_orphan(reject) if isinstance(reject, Orphan) else str(reject)
             holds = recorded is not None and recorded.state != "tombstone" and old_key != previous
             self.reconciler.reject(old_key, reject, reason, recorded if holds else None)
             return
-        if adjusted:
-            self.reconciler.counts["adjusted"] += adjusted
+        if converted.adjusted:
+            self.reconciler.counts["adjusted"] += converted.adjusted
         entry = Entry(
             old_key, generation, 1, new_id, identity, prepared.checksum, None, first_seen, "live", 1
         )  # fmt: skip

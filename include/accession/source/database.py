@@ -1,8 +1,8 @@
 """The SQLite source: open it without changing it, check it, count its rows.
 
-Only this module opens sources; `snapshot.py` copies what it opened, `restore.py` puts a backup back. A source is a
-local file here: who has an `s3://` source downloads it first. It is opened with `mode=ro`, so nothing changes it, and
-never with `immutable=1`, which was seen to miss every row that is still in the WAL.
+Only this module opens sources; `snapshot.py` copies an open one, `restore.py` puts a backup back. A source is a local
+file here: the caller downloads an `s3://` source first. It is opened with `mode=ro`, so nothing changes it, and never
+with `immutable=1`, which misses every row that is still in the WAL.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from accession.errors import SourceError
 
-BUSY_SECONDS = 30.0  # how long a lock of the application is waited for
+BUSY_SECONDS = 30.0  # how long we wait for a lock of the application
 MAGIC = b"SQLite format 3\0"  # sqlite.org "Database File Format", 1.3
 LOCK_BYTES = (512, 0x40000000)  # length and start of all of SQLite's locks in a file (os.h: PENDING_BYTE and on)
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -24,7 +24,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 @dataclass(frozen=True)
 class Column:
-    """A column as declared; `affinity` is TEXT, NUMERIC, INTEGER, REAL or BLOB."""
+    """A column as the file declares it; `affinity` is TEXT, NUMERIC, INTEGER, REAL or BLOB."""
 
     name: str
     declared_type: str
@@ -35,24 +35,24 @@ class Column:
 
 @dataclass(frozen=True)
 class TableShape:
-    """A table or view as the file declares it; columns under the spelling of who asked, in declared order."""
+    """A table or view as the file declares it. `columns` are in declared order, named as the caller spelled them."""
 
     name: str
     columns: dict[str, Column]
     unique: frozenset[str]
 
     def key_is_unique(self, column: str) -> bool:
-        """Whether the schema itself (primary key or unique index) keeps this column free of duplicates."""
+        """Tell whether the schema itself (primary key or unique index) keeps this column free of duplicates."""
         return column.lower() in self.unique
 
 
 def check_source(
     path: Path, tables: Mapping[str, Sequence[str]], keys: Mapping[str, str] | None = None
 ) -> dict[str, TableShape]:
-    """Check that the file is a sound SQLite database with these tables (or views) and columns. Read-only.
+    """Check that the file is an undamaged SQLite database with these tables (or views) and columns. Read-only.
 
-    Names match as in SQLite, whatever their case. `keys` names the key column per table; where the schema does not
-    keep it unique, its values are counted. Raises SourceError, one sentence with its remedy, at the first failure.
+    Names match as in SQLite, in any case. `keys` names the key column of each table; if the schema does not keep it
+    unique, its values are counted. Raises SourceError, one sentence with its remedy, at the first failure.
     """
     with reading(path) as db:
         expect_ok(db, "quick_check", path)
@@ -66,7 +66,7 @@ def check_source(
                 near = difflib.get_close_matches(table.lower(), names, n=3) or sorted(names)[:10]
                 has = ", ".join(names[name] for name in near) or "no tables at all"
                 raise SourceError(
-                    f"{path} has no table {table} (it has {has}): name the right file, or mend the mapping."
+                    f"{path} has no table {table} (it has {has}): name the right file, or correct the mapping."
                 )
             key = (keys or {}).get(table)
             asked = [*columns, key] if key else columns
@@ -75,7 +75,7 @@ def check_source(
                 if column not in shape.columns:
                     has = ", ".join(shape.columns)
                     raise SourceError(
-                        f"Table {table} in {path} has no column {column} (it has {has}): mend the mapping."
+                        f"Table {table} in {path} has no column {column} (it has {has}): correct the mapping."
                     )
             if key and not shape.key_is_unique(key):
                 column = f"{quote(table)}.{quote(key)}"
@@ -96,7 +96,7 @@ def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
 
 
 def quote(name: str) -> str:
-    """Quote a table or column name for SQL. Write `table.column`: alone, SQLite takes an unknown name for a text."""
+    """Quote a table or column name for SQL. Write `table.column`: SQLite reads an unknown name alone as text."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -114,12 +114,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             ) as db,
         ):
             db.execute("BEGIN")
-            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # only now is the moment of the reading fixed
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # this fixes the moment that we read
             _expect_whole(db, path)
             yield db
     finally:
-        # A read-only connection to a WAL database makes an empty -wal and a -shm, and may not remove them. SQLite
-        # itself removes them under the exclusive lock, which nobody gets while any other process has the file open.
+        # A read-only connection to a WAL database makes an empty -wal and a -shm, and may not remove them. We do as
+        # SQLite does: remove them under the exclusive lock, which fails while another process has the file open.
         if any(side.exists() for side in sides):
             with suppress(OSError), path.open("r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *LOCK_BYTES)
@@ -129,7 +129,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _inspect(path: Path) -> None:
-    """Raise SourceError for what can be known without SQLite (which would make some of it an empty database)."""
+    """Raise SourceError for faults that show without SQLite, which would make an empty database of some of them."""
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISDIR(mode):
@@ -155,10 +155,10 @@ def _inspect(path: Path) -> None:
 
 
 def _expect_whole(db: sqlite3.Connection, path: Path) -> None:
-    """Raise SourceError for a last page cut short, which SQLite fills up with zeros without a word."""
+    """Raise SourceError if the last page is cut short: SQLite would silently fill it up with zeros."""
     wal = Path(f"{path}-wal")
     if wal.exists() and wal.stat().st_size:
-        return  # pages may be in the WAL alone
+        return  # pages may be only in the WAL
     expected = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
     if path.stat().st_size < expected:
         raise SourceError(
@@ -169,20 +169,22 @@ def _expect_whole(db: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """Turn what SQLite or the file system says into one sentence with its remedy."""
+    """Turn an error of SQLite or the file system into a SourceError: one sentence with its remedy."""
     try:
         yield
     except sqlite3.Error as error:
         raise SourceError(_explain(path, error)) from error
     except OSError as error:
         where = f"{error.filename or path}: {error.strerror}"
-        raise SourceError(f"Cannot work beside {where}; check the room and the permissions there.") from error
+        raise SourceError(f"Cannot read or write {where}: check the free space and the permissions there.") from error
 
 
 def _explain(path: Path, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorname", "") or ""
     if code == "SQLITE_READONLY_ROLLBACK":
-        return f"{path} was left in the middle of a write (hot journal): open it once with the application to mend it."
+        return (
+            f"{path} was left in the middle of a write (hot journal): open it once with the application to repair it."
+        )
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
         return (
             f"{path} is in WAL mode, and its newest rows cannot be read from here ({error}): let this user read the "
@@ -195,8 +197,8 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
     if code.startswith("SQLITE_CORRUPT"):
         return f"{path} is truncated or damaged ({error}): copy it again, or restore it from a backup."
     if code == "SQLITE_FULL":
-        return f"No room left to copy {path}: free the worker's disk."
-    return f"SQLite cannot read {path} ({error}): open it with the application or `sqlite3`, and mend what it says."
+        return f"No space is left to copy {path}: free some on the worker's disk."
+    return f"SQLite cannot read {path} ({error}): open it with the application or `sqlite3`, and fix what that reports."
 
 
 def expect_ok(db: sqlite3.Connection, check: str, path: Path) -> None:
@@ -204,14 +206,16 @@ def expect_ok(db: sqlite3.Connection, check: str, path: Path) -> None:
     found = db.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         found = " ".join(found.split())
-        raise SourceError(f"{path} is damaged ({check}: {found}): restore it from a backup, or `sqlite3 .recover` it.")
+        raise SourceError(
+            f"{path} is damaged ({check}: {found}): restore it from a backup, or recover it with `sqlite3 .recover`."
+        )
 
 
 def _read_shape(db: sqlite3.Connection, table: str, asked: Sequence[str]) -> TableShape:
     spelling = {name.lower(): name for name in asked}
     columns = {}
     for _, name, declared, not_null, _, key, hidden in db.execute(f"PRAGMA table_xinfo({quote(table)})"):
-        if hidden != 1:  # 1: hidden column of a virtual table; 2 and 3 are generated columns, and read like others
+        if hidden != 1:  # 1: hidden column of a virtual table; 2 and 3: generated columns, which are read like others
             wanted = spelling.get(name.lower(), name)
             columns[wanted] = Column(name, declared, find_affinity(declared), bool(not_null), bool(key))
     keys = [column.name.lower() for column in columns.values() if column.primary_key]

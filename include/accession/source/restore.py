@@ -1,6 +1,6 @@
-"""Put a backup back in the place of the SQLite source.
+"""Restore the SQLite source from a backup.
 
-A source is a local file here: for an `s3://` source the caller uploads the backup by its key instead.
+A source is a local file here: to restore an `s3://` source, the caller uploads the backup to its key.
 """
 
 import fcntl
@@ -12,36 +12,37 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from accession.digest import hash_file
 from accession.errors import SourceError
 from accession.source.database import LOCK_BYTES, SIDE_FILES, count_rows, explaining
-from accession.source.snapshot import digest_file, scratch_copy, sync
+from accession.source.snapshot import scratch_copy, sync
 
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """Where the files that stood in the place of the backup are now; empty when the backup was in place already."""
+    """Where the files that the backup replaced are now; empty if the backup was in place already."""
 
     moved_aside: tuple[Path, ...]
 
 
 def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int]) -> RestoreResult:
-    """Put the backup in the place of the source, with the mode and owner of what stood there. Safe to repeat.
+    """Replace the source with the backup, keeping the source's mode and owner. Safe to repeat.
 
     The file, its -wal, -shm and -journal are moved aside together, as `<name>.aside-<n>` and the like, so that they
-    stay a database that opens. Refuses while any process holds a lock on the file or has it open. Digest and rows are
-    checked before and, through a fresh connection, after. Raises SourceError, and then all files are as they were.
-    The restored file is in rollback-journal mode, whatever mode the source was in.
+    remain a database that opens. A file that any process has open or locked is refused. Digest and rows are checked
+    before and, through a new connection, after. When this raises SourceError, all files are as they were. The restored
+    file is in rollback-journal mode, whatever mode the source was in.
     """
     path = path.resolve()
-    if digest_file(backup) != sha256:
+    if hash_file(backup) != sha256:
         raise SourceError(
-            f"The backup {backup} does not have the digest that its run recorded: it is damaged; take another run's."
+            f"The backup {backup} does not have the digest that its run recorded: it is damaged; use another run's."
         )
     here = [Path(f"{path}{suffix}") for suffix in ("", *SIDE_FILES)]
     here = [file for file in here if os.path.lexists(file)]
     if path.is_dir():
-        raise SourceError(f"{path} is a folder: name the file in it where the backup is to be put.")
-    if here == [path] and digest_file(path) == sha256:
+        raise SourceError(f"{path} is a folder: name the file in it that the backup is to replace.")
+    if here == [path] and hash_file(path) == sha256:
         return RestoreResult(())
     moved: dict[Path, Path] = {}
     with explaining(path), scratch_copy(path.parent) as copy, _locking(path):
@@ -63,7 +64,7 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
             is_placed = True
             sync(path.parent)
             _expect_restored(path, sha256, rows)
-            _expect_unused(path, list(moved.values()))  # opened between the first look and the move
+            _expect_unused(path, list(moved.values()))  # it may have been opened between the first check and the move
         except BaseException:
             if is_placed:
                 path.unlink(missing_ok=True)
@@ -75,7 +76,7 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
 
 @contextmanager
 def _locking(path: Path) -> Iterator[None]:
-    """Hold SQLite's exclusive lock without SQLite, which would replay a journal or refuse a damaged file."""
+    """Hold SQLite's exclusive lock, but not through SQLite, which would replay a journal or refuse a damaged file."""
     if not path.exists():
         yield
         return
@@ -88,7 +89,7 @@ def _locking(path: Path) -> Iterator[None]:
 
 
 def _expect_unused(path: Path, files: Sequence[Path]) -> None:
-    """Raise SourceError when another process has one of the files open (Linux only; idle connections hold no lock)."""
+    """Raise SourceError if another process has one of the files open (Linux only; idle connections hold no lock)."""
     wanted = {(file.stat().st_dev, file.stat().st_ino) for file in files}
     for handle in Path("/proc").glob("[0-9]*/fd/*"):
         process = handle.parts[2]
@@ -100,5 +101,5 @@ def _expect_unused(path: Path, files: Sequence[Path]) -> None:
 
 
 def _expect_restored(path: Path, sha256: str, rows: Mapping[str, int]) -> None:
-    if digest_file(path) != sha256 or count_rows(path, list(rows)) != dict(rows):
+    if hash_file(path) != sha256 or count_rows(path, list(rows)) != dict(rows):
         raise SourceError(f"{path} is not what the backup's run recorded (digest or row counts): use another backup.")

@@ -1,6 +1,5 @@
-"""The snapshot: one consistent copy of the source, checked, with a digest that repeats; and how the source drifts."""
+"""The snapshot: one consistent, checked copy of the source whose digest repeats; and the source's drift from it."""
 
-import hashlib
 import logging
 import os
 import sqlite3
@@ -10,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from accession.digest import hash_file
 from accession.source.database import count_in, expect_ok, explaining, quote, reading
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ STEP_PAGES = 4096  # pages copied between two calls of `progress`: 16 MiB at SQL
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds; `rows` per ordinary table, `foreign_key_violations` per child table that has any."""
+    """What a snapshot holds: `rows` of each ordinary table, `foreign_key_violations` of each child table with any."""
 
     sha256: str
     bytes: int
@@ -30,7 +30,8 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SourceDrift:
-    """Whether the source changed since its snapshot; rows per table then and now, without tables dropped since."""
+    """Whether the source changed since its snapshot, and the rows of each table then and now. Tables that were dropped
+    since are not in `rows_now`."""
 
     changed: bool
     rows_then: dict[str, int]
@@ -40,10 +41,11 @@ class SourceDrift:
 def take_snapshot(path: Path, destination: Path, progress: Callable[[int, int], None] | None = None) -> Snapshot:
     """Copy the source as of one moment to `destination` by SQLite's backup API, then check and count the copy.
 
-    Rows still in the WAL are in it; open transactions of others are not. The source keeps its bytes, times and WAL.
-    Copied inside one read transaction: a source in WAL mode goes on being written meanwhile; writers of any other wait.
-    The copy is one file without a WAL, and the same content gives the same bytes (see `_copy`). It appears under
-    its name only when sound and on disk. `progress` gets pages copied and in all. Raises SourceError.
+    The copy includes rows that are still in the WAL, but no open transactions. The source keeps its bytes, times and
+    WAL. We copy inside one read transaction: an application in WAL mode can go on writing; in any other mode its
+    writes wait. The copy is one file without a WAL, and the same content gives the same bytes (see `_copy`). It gets
+    its name only when it is checked and on disk. `progress` gets the pages copied so far and in all. Raises
+    SourceError.
     """
     with explaining(path), scratch_copy(destination.parent) as copy:
         sha256 = _copy(path, copy, progress)
@@ -64,10 +66,10 @@ def take_snapshot(path: Path, destination: Path, progress: Callable[[int, int], 
 
 
 def open_snapshot(path: Path) -> sqlite3.Connection:
-    """Open a snapshot for reading in key order. Only for our own closed copies: takes no locks.
+    """Open a snapshot for reading. Only for our own closed copies: it takes no locks.
 
-    Text that is not UTF-8 comes back with lone surrogates in place of the bad bytes (a later step rejects them)
-    instead of failing the whole query.
+    Text that is not UTF-8 is read with lone surrogates in place of the bad bytes, which a later step rejects, so that
+    it does not fail the whole query.
     """
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
@@ -75,9 +77,9 @@ def open_snapshot(path: Path) -> sqlite3.Connection:
 
 
 def source_changed(path: Path, sha256: str, rows_then: Mapping[str, int], scratch: Path) -> SourceDrift:
-    """Tell whether the source still is what the snapshot with this digest holds. Read-only; `scratch` is a folder.
+    """Tell whether the source differs from the snapshot with this digest. Read-only; `scratch` is a folder.
 
-    Takes a second copy and compares digests, since nothing cheaper is sound: time and size miss what is in the WAL,
+    We take a second copy and compare digests, since no cheaper way is reliable: time and size miss changes in the WAL,
     the header's change counter does not move in WAL mode, and row counts miss edits. Raises SourceError.
     """
     with explaining(path), scratch_copy(scratch) as copy:
@@ -93,7 +95,9 @@ def _count_orphans(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, i
     for table in tables:
         try:
             counts[table] = sum(1 for _ in db.execute(f"PRAGMA foreign_key_check({quote(table)})"))
-        except sqlite3.OperationalError as error:  # a declaration that SQLite itself never enforces: staging finds out
+        except (
+            sqlite3.OperationalError
+        ) as error:  # a declaration that SQLite never enforces either; staging finds the orphans
             log.warning("The foreign keys of %s cannot be checked: %s", table, error)
     return {table: number for table, number in counts.items() if number}
 
@@ -105,20 +109,14 @@ def _copy(path: Path, copy: Path, progress: Callable[[int, int], None] | None = 
         report = progress or (lambda _done, _all: None)
         source.backup(target, pages=STEP_PAGES, progress=lambda _, left, pages: report(pages - left, pages))
         target.execute("PRAGMA journal_mode = DELETE")
-    # What differs between two copies of the same content: the counter of changes (24), its echo (92) and the number of
-    # the SQLite that wrote last (96). Set to constants: both counters only have to be equal ("Database File Format").
+    # Two copies of the same content differ in the change counter (24), its echo (92) and the version of the SQLite that
+    # wrote last (96). We set them to constants: the counters only have to be equal ("Database File Format").
     with copy.open("r+b") as file:
         for offset, value in ((24, 1), (92, 1), (96, 3_040_000)):
             file.seek(offset)
             file.write(value.to_bytes(4))
     sync(copy)
-    return digest_file(copy)
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file, read as a stream."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(copy)
 
 
 def sync(path: Path) -> None:
@@ -132,6 +130,6 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def scratch_copy(folder: Path) -> Iterator[Path]:
-    """Give a free name in a private folder on the same disk, which goes away with all that is in it."""
+    """Yield a free name in a private folder on the same disk. The folder is removed with all its files."""
     with tempfile.TemporaryDirectory(prefix=".accession-", dir=folder) as scratch:
         yield Path(scratch, "copy.db")
