@@ -164,12 +164,12 @@ def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ('{"on_conflict": "keeep"}', "Param on_conflict must be 'refuse', 'keep' or 'overwrite'."),
-        ('{"max_rejects": "many"}', "Param max_rejects must be a whole number."),
-        ('{"max_rejects": NaN}', "Param max_rejects must be a finite number."),
-        ('{"max_rejects": 9223372036854775808}', "Param max_rejects must be at most 1000000000000."),
-        ('{"bucket": 5}', "Param bucket must be text."),
-        ('{"sauce": 1}', "There is no param sauce. Known are source, "),
+        ('{"on_conflict": "keeep"}', "Param on_conflict: must be refuse, keep or overwrite."),
+        ('{"max_rejects": "many"}', "Param max_rejects: must be a whole number."),
+        ('{"max_rejects": NaN}', "Param max_rejects: must be a finite number."),
+        ('{"max_rejects": 9223372036854775808}', "Param max_rejects: must be at most 1000000000000."),
+        ('{"bucket": 5}', "Param bucket: must be text, but is a number; put it in quotes."),
+        ('{"sauce": 1}', "Param sauce: there is no such param; did you mean source? Known are source, "),
         ("[" * 5000, "CONF is not valid JSON"),
     ],
 )
@@ -192,7 +192,7 @@ def test_the_place_of_a_backup_is_checked_before_it_becomes_a_path(
     call = ["rollback", "--run", RUN, "--environment", "dev", "--conf"]
     for value in ("true", "5", "[]", "{}"):
         assert main.main([*call, f'{{"{name}": {value}}}']) == 2
-        assert "Param restore_to must be text." in capsys.readouterr().err
+        assert "Param restore_to: must be text, but is " in capsys.readouterr().err
     assert runs == []
     conf = {"environment": "dev", "run": RUN, "bucket": "ours"}
     for value, place in (("site.db", str(tmp_path / "site.db")), ("s3://b/k.db", "s3://b/k.db"), ("/x.db", "/x.db")):
