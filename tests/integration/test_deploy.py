@@ -231,6 +231,7 @@ def test_the_policy_is_enough_for_all_that_runs_do_and_for_no_more(strict: Local
     assert [done for _, done in database.delete_items(table, [delete])] == [True]
     put = dynamodb.PutAbsent(key, item("three"))
     assert [done for _, done in database.put_absent_items(table, [put])] == [True]
+    assert database.read_items(table, [key]) == {key: item("three")}
 
     store = artifacts.Store(worker.client("s3", config=artifacts.client_config()), made.bucket, "book_library", "dev")
     with pytest.raises(AccessError, match=r"AWS denied s3:PutObject on s3://.* \(AccessDenied\)"):

@@ -20,7 +20,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "mapping": {"column_types"},
     "source": set(),
     "items": {"column_types", "mapping"},
-    "dynamodb": {"items"},
+    "dynamodb": {"column_types", "items"},
     "artifacts": {"items", "mapping"},
     "target": {"artifacts"},
     "run": {"target", "artifacts", "dynamodb", "items", "mapping", "source"},

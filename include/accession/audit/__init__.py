@@ -1,4 +1,4 @@
-"""Check the register and the artifacts of all runs, and show them. Reads the bucket alone and writes nothing."""
+"""Prove and show what runs have left, from the bucket alone. Read-only."""
 
 from accession.audit.audit import Audit, audit_target
 from accession.audit.history import (

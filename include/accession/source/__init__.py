@@ -1,4 +1,4 @@
-"""The SQLite source: open it read-only, check it, copy it, restore it."""
+"""The SQLite source: opened read-only, copied, restored."""
 
 from accession.source.database import check_source, explaining, find_affinity, quote
 from accession.source.restore import restore_source
