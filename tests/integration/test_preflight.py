@@ -113,7 +113,7 @@ def test_a_source_that_is_not_what_the_mapping_says(
     with closing(sqlite3.connect(tmp_path / "site.db")) as db:
         db.execute(change)
         db.commit()
-    refuse(Driver(library, tmp_path / "site.db"), SourceError, part, "mend the mapping")
+    refuse(Driver(library, tmp_path / "site.db"), SourceError, part, "correct the mapping")
 
 
 # Tables
@@ -282,7 +282,10 @@ def test_a_run_to_resume_that_is_not_open(library: Library, source: Path) -> Non
 
 
 def test_an_unknown_param(library: Library, source: Path) -> None:
-    with pytest.raises(ParamsError, match=r"There is no param max_reject\. Known are source, environment"):
+    with pytest.raises(
+        ParamsError,
+        match=r"Param max_reject: there is no such param; did you mean max_rejects\? Known are source, environment",
+    ):
         Driver(library, source, max_reject=3)
 
 
