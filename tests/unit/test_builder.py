@@ -101,6 +101,15 @@ def test_zero_is_a_value_and_no_default_takes_its_place() -> None:
     assert builder.convert((0.0,)).item == {"n": {"N": "0"}}
 
 
+@pytest.mark.parametrize("default", [0.99, Decimal("0.99")])
+def test_a_fraction_may_be_the_default_of_a_number(default: Any) -> None:
+    attributes = {
+        "n": {"column": "c", "type": "number", "default": default},
+        "m": {"type": "number", "default": default},
+    }
+    assert make_builder(attributes=attributes).convert((None,)).item == {"n": {"N": "0.99"}, "m": {"N": "0.99"}}
+
+
 def test_attributes_without_a_column_are_constants() -> None:
     builder = make_builder(
         attributes={

@@ -321,7 +321,7 @@ def test_each_fault_is_one_sentence_with_file_entity_and_field(
     ("text", "message"),
     [
         ("a: [", r"shelf.yaml, line \d+: this is not valid YAML"),
-        ("a: 1\nb: 2\na: 3\n", "shelf.yaml, line 3: this is not valid YAML .the key a stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "shelf.yaml, line 3: this is not valid YAML .the key a occurs twice"),
         ("schedule: 2026-13-45\n", "shelf.yaml: this is not valid YAML"),
         ("- a\n- b\n", "shelf.yaml: a mapping has the keys name and entities at its top"),
         ("", "shelf.yaml: a mapping has the keys name and entities at its top"),
@@ -336,7 +336,7 @@ def test_what_is_no_mapping_at_all(tmp_path: Path, text: str, message: str) -> N
 
 def test_a_key_that_stands_twice_is_not_lost_in_silence(tmp_path: Path) -> None:
     text = BOOKS.replace("      title: {", "      title: {column: t, type: json}\n      title: {")
-    with pytest.raises(MappingError, match="the key title stands twice"):
+    with pytest.raises(MappingError, match="the key title occurs twice"):
         load_mapping(write(tmp_path, text))
 
 

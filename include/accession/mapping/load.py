@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key for key, _ in node.value]
         for number, key in enumerate(keys):
             if any(key.value == earlier.value for earlier in keys[:number]):
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} occurs twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> Decimal | float:
