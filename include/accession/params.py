@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 RUN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
+RUN_NAME = "the name of a run, such as 20260105T120000Z-0123abcd"
 STAGED = ("existing_items", "deletes", "max_rejects", "rows_per_part")  # a resume cannot change these any more
 
 SOURCE: dict[str, Any] = {"section": "1. Source"}
@@ -34,7 +35,7 @@ Environment = Annotated[
         title="Environment",
         description="Replaces `{environment}` in the names of the tables. Scheduled runs use Airflow's environment "
         "variable `ACCESSION_ENVIRONMENT`, or `local` if it is not set.",
-        json_schema_extra=TARGET,
+        json_schema_extra=TARGET | {"allowed": "1 to 64 letters, digits, _ and -, with a letter or digit first"},
     ),
 ]
 Bucket = Annotated[
@@ -45,7 +46,7 @@ Bucket = Annotated[
         title="Artifacts bucket",
         description="S3 bucket for backups, change sets and reports, as printed by `make deploy`. If empty, the "
         "workers' environment variable `ACCESSION_BUCKET` names it.",
-        json_schema_extra=TARGET,
+        json_schema_extra=TARGET | {"allowed": "the name of a bucket: 3 to 63 lower-case letters, digits, dots and -"},
     ),
 ]
 Approval = Annotated[
@@ -142,14 +143,14 @@ class MigrateParams(_Params):
         pattern=r"^https?://\S+$",
         title="Application's URL",
         description="Requested with GET after all writes; the status must be below 400.",
-        json_schema_extra=TARGET,
+        json_schema_extra=TARGET | {"allowed": "a URL that begins with http:// or https://"},
     )
     resume: str | None = Field(
         None,
         pattern=RUN,
         title="Resume a run",
         description="The interrupted run that left the target open. It continues with its own change set.",
-        json_schema_extra=OPERATE,
+        json_schema_extra=OPERATE | {"allowed": RUN_NAME},
     )
     seal: str | None = Field(
         None,
@@ -201,7 +202,7 @@ class RollbackParams(_Params):
         title="Run",
         description="The run to undo, as its report names it: the last one committed, or the one that left the target "
         "open.",
-        json_schema_extra=TARGET,
+        json_schema_extra=TARGET | {"allowed": RUN_NAME},
     )
     environment: Environment
     bucket: Bucket

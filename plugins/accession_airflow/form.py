@@ -15,6 +15,7 @@ def _make_param(field: dict[str, Any]) -> Param:
     schema = dict(field)
     default = schema.pop("default", None)
     description = schema.pop("description", None)
+    schema.pop("allowed", None)  # the words for an error of ours; Airflow shows the pattern
     kinds = schema.pop("anyOf", None)
     if kinds:
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""`make deploy` creates what is missing, leaves the application's tables alone, can be repeated, explains refusals."""
+"""`make deploy` makes what is missing, leaves alone what the application made, can be repeated, explains refusals."""
 
 import json
 import os

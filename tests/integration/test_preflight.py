@@ -283,7 +283,8 @@ def test_a_run_to_resume_that_is_not_open(library: Library, source: Path) -> Non
 
 def test_an_unknown_param(library: Library, source: Path) -> None:
     with pytest.raises(
-        ParamsError, match=r"Param max_reject: there is no such param; did you mean max_rejects[?] Known are source"
+        ParamsError,
+        match=r"Param max_reject: there is no such param; did you mean max_rejects\? Known are source, environment",
     ):
         Driver(library, source, max_reject=3)
 

@@ -168,7 +168,7 @@ def test_a_failed_run_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None
         ('{"max_rejects": "many"}', "Param max_rejects: must be a whole number."),
         ('{"max_rejects": NaN}', "Param max_rejects: must be a finite number."),
         ('{"max_rejects": 9223372036854775808}', "Param max_rejects: must be at most 1000000000000."),
-        ('{"bucket": 5}', "Param bucket: must be text, but is a number"),
+        ('{"bucket": 5}', "Param bucket: must be text, but is a number; put it in quotes."),
         ('{"sauce": 1}', "Param sauce: there is no such param; did you mean source? Known are source, "),
         ("[" * 5000, "CONF is not valid JSON"),
     ],
