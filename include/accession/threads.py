@@ -1,7 +1,7 @@
 """A few threads for many calls that wait for a network."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def stopped() -> bool:
     return stop is not None and stop.is_set()
 
 
-def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Iterator[tuple[T, R]]:
+def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Generator[tuple[T, R], None, None]:
     """`function` of every call, `in_flight` at once, in the order in which they end.
 
     `calls` are taken in the caller's own thread, as they are needed, at most twice `in_flight` ahead. The first error
