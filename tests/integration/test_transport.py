@@ -71,10 +71,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose class of handlers is its own: it keeps what was asked."""
+
+    RequestHandlerClass: type[Handler]
+
+
 @contextmanager
-def serve(certificate: Path | None = None) -> Iterator[ThreadingHTTPServer]:
+def serve(certificate: Path | None = None) -> Iterator[Server]:
     handler = type("Asked", (Handler,), {"asked": [], "hung_up": threading.Event()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
