@@ -6,8 +6,9 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import CredentialRetrievalError
 
 from accession.dynamodb import DynamoDB, client_config
-from accession.errors import TransientError
+from accession.errors import AccessError, TransientError
 from bench.certificate import write_certificate
 
 EMPTY = b'{"Items":[],"Count":0}'
@@ -315,3 +318,73 @@ def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:
     assert (first["x-amz-security-token"], second["x-amz-security-token"]) == ("first", "second")
     assert "Credential=AKIDNEXT/" in second["authorization"]
     assert first["x-amz-target"] == "DynamoDB_20120810.Scan"
+
+
+class Refreshing:
+    """Credentials that botocore refreshes: it may from 15 minutes before their end, and must from 10."""
+
+    def __init__(self, port: int, refresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("accession.dynamodb.transport.REFRESH_SECONDS", 0.0)
+        self.refresh = refresh
+        self.client = make_client(f"http://127.0.0.1:{port}")
+        self.credentials = RefreshableCredentials.create_from_metadata(self.describe("AKIDFIRST"), self.fetch, "test")
+        self.client._request_signer._credentials = self.credentials
+
+    def end_in(self, minutes: float) -> None:
+        self.credentials._expiry_time = datetime.now(UTC) + timedelta(minutes=minutes)
+
+    def fetch(self) -> dict[str, Any]:
+        self.refresh()
+        return self.describe("AKIDNEXT")
+
+    def describe(self, key: str) -> dict[str, Any]:
+        ends = datetime.now(UTC) + timedelta(minutes=60)
+        return {"access_key": key, "secret_key": "secret", "token": "token", "expiry_time": ends.isoformat()}
+
+
+def test_credentials_that_end_are_refreshed_before_the_fence_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refresh takes longer than an answer of the fence is good for."""
+    passed: list[float] = []
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, lambda: time.sleep(1.2), monkeypatch)
+        dynamodb = DynamoDB(refreshing.client, check=lambda: passed.append(time.monotonic()))
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        server.RequestHandlerClass.answer = (200, b'{"UnprocessedItems":{}}')
+        assert dynamodb.put_items("Some", [("x", b'{"id":{"S":"x"}}')]) == 1
+        ended = time.monotonic()
+        keys = [headers["authorization"] for _, headers in server.RequestHandlerClass.asked]
+    assert ["AKIDFIRST/" in keys[0], "AKIDNEXT/" in keys[1]] == [True, True]
+    assert len(passed) == 1 and ended - passed[0] < 1.0
+
+
+def test_credentials_that_end_soon_are_refreshed_beside_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_answered = threading.Event()
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, is_answered.wait, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=12)
+        for _ in range(3):
+            assert dynamodb.is_empty("Some")
+        is_answered.set()
+        while refreshing.credentials._frozen_credentials.access_key != "AKIDNEXT":
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert dynamodb.is_empty("Some")
+        keys = [headers["authorization"] for _, headers in server.RequestHandlerClass.asked]
+    assert ["AKIDFIRST/" in key for key in keys] == [True] * 4 + [False]
+    assert "Credential=AKIDNEXT/" in keys[-1]
+
+
+def test_credentials_that_cannot_be_refreshed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise CredentialRetrievalError(provider="test", error_msg="the role is gone")
+
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, refuse, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        with pytest.raises(AccessError, match="CredentialRetrievalError"):
+            dynamodb.is_empty("Some")
