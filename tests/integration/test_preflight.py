@@ -274,7 +274,7 @@ def test_a_sealed_target_and_how_it_is_unsealed(library: Library, source: Path) 
 
 def test_a_run_to_resume_that_is_not_open(library: Library, source: Path) -> None:
     refuse(
-        Driver(library, source, resume=RUN), RefusedError, f"run {RUN} cannot be resumed: no run has the target open"
+        Driver(library, source, resume=RUN), RefusedError, f"Run {RUN} cannot be resumed: no run has the target open"
     )
 
 
