@@ -35,7 +35,7 @@ IF_ANY = (
     ("mismatched", "different", "items that the run wrote and that are not equal to the source"),
     ("conflicts", "conflicts", "items that the application changed since we wrote them"),
     ("drifted", "changed by others", "items that somebody else changed or deleted; this run did not touch them"),
-    ("held", "held back", "items kept as they were: conflicts, deletes, rows that went bad"),
+    ("held", "held back", "items kept as they were: conflicts, deletes, and rows that are rejected now"),
     ("unexpected", "not ours", "items that no run of ours wrote"),
     ("adjusted", "adjusted", "empty index keys that were left out, because DynamoDB refuses them"),
 )
@@ -128,7 +128,7 @@ def describe_verdict(report: Report) -> str:
             proved = _count(totals["verified"], "item is", "items are")
             return f"All is well: {proved} in the tables and proved equal to the source.{left_out}"
         case "unchanged":
-            return "All is well: there was nothing to write, the tables already hold what the source says."
+            return "All is well: there was nothing to write, because the tables already match the source."
         case "dry_run":
             planned = ", ".join(
                 f"{totals[name]:,} {verb}"
@@ -143,9 +143,9 @@ def describe_verdict(report: Report) -> str:
         case "rolled_back":
             return "The run failed, and all that it wrote was undone: the tables are as they were before it."
         case "failed" if report.is_open:
-            return "The run failed, and the target stays open: part of what it was to write may be in the tables."
+            return "The run failed, and the target stays open: some of its items may be in the tables."
         case "failed" if report.write_units.consumed:
-            return "The run failed after it had begun to write, and it no longer has the target."
+            return "The run failed after its first write, and it no longer owns the target."
         case _:
             return "The run failed before its first write: the tables are as they were."
 

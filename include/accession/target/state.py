@@ -113,7 +113,7 @@ def create_state(store: Store) -> State:
 def expect_state(store: Store) -> None:
     """Raise StoreError if the state is gone but the register is not."""
     if store.has(log_path(1)) and not store.has(PATH):
-        raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket, then run make audit.")
+        raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket. Run make audit.")
 
 
 def load_state(store: Store) -> State | None:
