@@ -4,14 +4,14 @@
     ├── PermanentError        the same call fails again: never retried
     │   ├── ParamsError       a param of the run is unknown or out of bounds
     │   ├── MappingError      the mapping file is wrong: file, entity, field
-    │   ├── SourceError       the SQLite file cannot be read, or is not what the mapping says
+    │   ├── SourceError       the SQLite file cannot be read, or does not match the mapping
     │   ├── TargetError       a DynamoDB table or index is missing, or has other keys than the mapping says
     │   ├── AccessError       there are no credentials, or a permission is missing (the message names it)
     │   ├── StoreError        the bucket is missing or ignores conditional writes, or an artifact is damaged
     │   │   └── NotFoundError the run or target that was asked for does not exist
     │   ├── RefusedError      a policy or the state of the target forbids it
     │   ├── FencedError       another run, resume or undo owns the target now, so this writer stopped
-    │   ├── VerificationError the tables do not hold what the ID maps say
+    │   ├── VerificationError the tables differ from the ID maps
     │   └── ConflictError     an undo found items that the application changed: it kept them, and the target stays open
     └── TransientError        throttling, 5xx or dropped connections outlasted the in-process retries: retry the task
 
@@ -36,7 +36,7 @@ class MappingError(PermanentError):
 
 
 class SourceError(PermanentError):
-    """The SQLite file cannot be read, or is not what the mapping says."""
+    """The SQLite file cannot be read, or does not match the mapping."""
 
 
 class TargetError(PermanentError):
@@ -64,7 +64,7 @@ class FencedError(PermanentError):
 
 
 class VerificationError(PermanentError):
-    """The tables do not hold what the ID maps say."""
+    """The tables differ from the ID maps."""
 
 
 class ConflictError(PermanentError):

@@ -116,9 +116,9 @@ def ask_application(job: Job, context: Any) -> int | None:
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
     """Undo the run if a task below `open_run` failed and the params say so; else skip."""
     if not has_failed(context):
-        raise AirflowSkipException("everything succeeded: nothing is to be undone")
+        raise AirflowSkipException("All tasks succeeded: there is nothing to undo.")
     if job.params.on_failure == "keep":
-        raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
+        raise AirflowSkipException("A task failed, and on_failure is keep: the target stays open.")
     undone = job.load_run(run).rollback(find_actor(context))
     return {name: entity.model_dump() for name, entity in undone.entities.items()}
 
@@ -168,7 +168,7 @@ def check_rollback(job: Job, context: Any) -> str:
 def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Undo the tables, prove it and close the target."""
     if not job.params.undo_tables:
-        raise AirflowSkipException("the tables are left as they are")
+        raise AirflowSkipException("The param undo_tables is false: the tables are left as they are.")
     undone = job.load_run(run).undo(find_actor(context), accept_conflicts=job.params.accept_conflicts)
     counts = {name: entity.model_dump() for name, entity in undone.entities.items()}
     for name, entity in counts.items():
@@ -181,7 +181,7 @@ def restore_source(job: Job, context: Any, run: str) -> list[str]:
     """Put the run's backup in the place of the source, and return the files that were moved aside."""
     place = job.params.restore_to
     if not place:
-        raise AirflowSkipException("the source is left as it is")
+        raise AirflowSkipException("The param restore_to is empty: the source is left as it is.")
     aside = job.load_run(run).restore_source(place)
-    logger.info("%s holds the backup of run %s; aside: %s", place, run, ", ".join(aside) or "nothing")
+    logger.info("%s holds the backup of run %s; moved aside: %s", place, run, ", ".join(aside) or "nothing")
     return aside

@@ -27,7 +27,7 @@ def client_config() -> Config:
 
 @contextmanager
 def translating(action: str, bucket: str, key: str) -> Iterator[None]:
-    """Translate the errors of boto3 into errors of ours, whose sentence a person understands."""
+    """Translate the errors of boto3 into errors of ours, with a sentence that a person understands."""
     try:
         yield
     except RetriesExceededError as error:

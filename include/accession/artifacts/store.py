@@ -6,8 +6,7 @@
                    verification.json  rollback.json  report.json  report.html
 
 Artifacts are written once (`If-None-Match: *`), and retries use them again. Only state.json is swapped (`If-Match`).
-S3 answers 412 if the condition fails, and 409 if two writers race, which is retried here (Amazon S3 User Guide,
-"Conditional writes").
+S3 answers 412 if a condition fails, and 409 if writers race; that is retried (S3 User Guide, "Conditional writes").
 """
 
 import hashlib
@@ -92,7 +91,7 @@ class Store:
     def _parse(self, path: str, model: type[M], data: bytes) -> M:
         try:
             return model.model_validate_json(data)
-        except ValueError:  # its message quotes the document, so it is not shown
+        except ValueError:  # its message quotes the document
             raise StoreError(f"{self.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
 
     def has(self, path: str) -> bool:
@@ -100,7 +99,7 @@ class Store:
         return self.measure(path) is not None
 
     def claim(self, path: str, data: bytes) -> bool:
-        """Write an object that must not exist. If it does, write nothing and return False.
+        """Write an object unless it exists, and tell whether it was written.
 
         An object with the same bytes is ours: the answer to an earlier attempt was lost on its way.
         """

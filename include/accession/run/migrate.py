@@ -135,7 +135,7 @@ class _PartExecution:
             self._count_outcomes(changes, self.dynamodb.delete_items(self.table, deletes))
 
     def _select_ready(self, op: str) -> Iterator[list[Change]]:
-        """Read the items of the part's changes, and yield the changes whose item is as it was staged, in batches.
+        """Read the items of the part's changes. Yield the changes of items that are as they were staged, in batches.
 
         A change that is done already is counted, and any other is a conflict. The items are read because a condition
         cannot express that the application added no attribute.

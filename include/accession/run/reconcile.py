@@ -99,10 +99,7 @@ class Reconciler:
         self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reason}")))
 
     def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
-        """Decide about an item whose row is gone, or whose row id belongs to another thing now.
-
-        An item that we never wrote is not ours to delete.
-        """
+        """Decide about an item of a row that is gone or became another thing. We delete only items that we wrote."""
         if recorded.checksum == NEVER_WRITTEN:
             self._add(keep_entry(old_key, recorded, "tombstone", latest))
         elif self.deletes == "keep":

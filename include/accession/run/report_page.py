@@ -26,7 +26,7 @@ ALWAYS = (
     ("put", "new", "items that the run created"),
     ("updated", "changed", "items that the run brought up to date"),
     ("unchanged", "same", "items that were right already and were not touched"),
-    ("deleted", "deleted", "items whose rows are gone from the source"),
+    ("deleted", "deleted", "items that have no row in the source any more"),
     ("rejected", "left out", "rows that cannot be migrated, each with its reason"),
     ("verified", "proved equal", "items read back and found equal to the source"),
 )

@@ -110,7 +110,7 @@ def _record(run: RunContext, epoch: int, by: str, conflicts: int, digest: str, i
 
 
 class _Undo:
-    """The undo of one run: its changes, followed backwards, and what came of them."""
+    """The undo of one run: it follows the changes backwards, and counts the results."""
 
     def __init__(self, run: RunContext, dynamodb: DynamoDB) -> None:
         self.run, self.dynamodb = run, dynamodb
@@ -155,7 +155,7 @@ class _Undo:
         return split_batches((change for change in changes if change.op == op), READ_KEYS)
 
     def _undo_batch(self, name: str, op: str, batch: list[Change]) -> None:
-        """Undo the changes whose item is as the run left it. One that the application changed since is a conflict."""
+        """Undo the changes of items that are as the run left them. Items that changed since are conflicts."""
         found = self._read_items(name, batch)
         ready = []
         for change in batch:

@@ -129,14 +129,14 @@ class Run(RunContext):
         if self.params.resume:
             return Gate(self._take_over())
         if self.params.dry_run:
-            return Gate(None, "dry run: nothing is written")
+            return Gate(None, "This is a dry run: nothing is written.")
         if (
             self.folder.load_plan().is_empty and not self.params.seal
         ):  # a target is proved once more before it is sealed
-            return Gate(None, "the change set is empty: nothing is to be written")
+            return Gate(None, "The change set is empty: there is nothing to write.")
         state = load_state(self.store)
         if state is not None and state.head == self.name:
-            return Gate(None, f"run {self.name} is committed already: nothing is to be written")
+            return Gate(None, f"Run {self.name} is committed already: there is nothing to write.")
         is_ours = state is not None and state.open is not None and state.open.run == self.name
         if self.manifest.parent is None and not is_ours and self.params.existing_items == "refuse":
             check_empty(self.mapping, self.manifest.environment, self.dynamodb)

@@ -101,7 +101,7 @@ class _Stager:
         self.files.close()
 
     def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
-        """Stage all rows, then the records of the head whose row is gone from the source."""
+        """Stage all rows, then the records of the head that have no row in the source."""
         started = datetime.now(UTC).isoformat()
         units_before = self.run.dynamodb.consumed_read_units
         head = self._fetch_head()

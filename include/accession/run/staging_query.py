@@ -50,7 +50,7 @@ def select_rows(entity: Entity, has_head: bool) -> str:
 
 
 def select_gone(entity: Entity) -> str:
-    """Return the query of the head's records whose row is gone from the source: old key, record, and `latest`.
+    """Return the query of records of the head that have no row in the source: old key, record, and `latest`.
 
     It includes items of earlier generations that were kept.
     """

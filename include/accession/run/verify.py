@@ -50,7 +50,7 @@ def verify_entity(run: RunContext, name: str) -> Verification:
 
 
 class _Verifier:
-    """The proof of one table. `found` has a bit for each entry of the ID map whose item the scan found."""
+    """The proof of one table. `found` has a bit for each entry of the ID map: 1 if the scan found its item."""
 
     def __init__(self, run: RunContext, name: str, folder: Path) -> None:
         self.run, self.store, self.dynamodb, self.folder = run, run.store, run.dynamodb, folder
@@ -90,8 +90,8 @@ class _Verifier:
         self._name_attributes()
         self.progress.finish()
         self.store.upload(self.run.folder.path_of_problems(self.entity.name), problems)
-        look_ups, lost = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
-        reason = self._judge(lost)
+        look_ups, not_found = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
+        reason = self._judge(not_found)
         return Verification(
             entity=self.entity.name,
             table=self.staged.table,
@@ -209,14 +209,14 @@ class _Verifier:
             for problem in self.listed
         ]
 
-    def _judge(self, lost: list[str]) -> str | None:
+    def _judge(self, not_found: list[str]) -> str | None:
         """Return the reason why the proof fails, or None if it holds."""
         refuses_others = self.run.head is None and self.run.params.existing_items == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
-        if not any(self.counts[kind] for kind in fatal) and not lost:
+        if not any(self.counts[kind] for kind in fatal) and not not_found:
             return None
         numbers = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(fatal) if self.counts[kind])
-        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + lost[:5]
+        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + not_found[:5]
         return (
             f"Table {self.staged.table} differs from the source: {numbers or 'an index lags'}: {', '.join(keys)}. "
             f"All problems are in {self.store.uri(self.run.folder.path_of_problems(self.entity.name))}."
