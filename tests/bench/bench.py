@@ -34,6 +34,7 @@ from sections import (
     say,
     summarize,
 )
+from versions import measure_tls
 from whole import SPANS, measure_whole
 
 DOCS = REPO / "docs/bench"
@@ -56,6 +57,7 @@ FULL: dict[str, Any] = {
         0: dict.fromkeys(OTHERS, 20_000) | {"put_loop": 2_000},
         10: dict.fromkeys(OTHERS, 10_000) | {"put_loop": 500, "threads": 20_000},
     },
+    "tls": (100_000, 3),
     "sizes": [50_000, 100_000, 1_000_000],
     "growth_rounds": {50_000: 1, 100_000: 2, 1_000_000: 1},
     "cap": (4_000, 60.0),
@@ -71,6 +73,7 @@ QUICK: dict[str, Any] = {
         0: dict.fromkeys(OTHERS, 5_000) | {"put_loop": 500},
         10: dict.fromkeys(OTHERS, 2_500) | {"put_loop": 200, "threads": 5_000},
     },
+    "tls": (50_000, 2),
     "sizes": [20_000, 40_000, 80_000],
     "growth_rounds": {20_000: 1, 40_000: 1, 80_000: 1},
     "cap": (4_000, 10.0),
@@ -99,6 +102,7 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
         staged = library.costs["stage.user_book"]
         result["staging"] = summarize([{**staged, **one} for one in staged["all"]])
         section("load", lambda: measure_load(lab, library, counts, rounds))
+        section("tls", lambda: measure_tls(lab, *scale["tls"]))
         section("verification", lambda: measure_verification(lab, library, scale["verification_rounds"]))
         section("ministack", lambda: measure_ministack(lab, library, scale["ministack"], min(rounds, 2)))
         section("cap", lambda: measure_cap(lab, library, *scale["cap"]))
@@ -140,6 +144,7 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
                 f"{'yes' if one['exact'] else '**no: disqualified**'} |"
             )
         lines.append("")
+    lines += _show_tls(result["tls"]) if result.get("tls") else []
     lines += [
         "**Load, MiniStack as the target**", "",
         "| contender | rows/s | spread | of what MiniStack takes | exact |", "| --- | ---: | ---: | ---: | --- |",
@@ -181,6 +186,24 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
     ]
     lines += [f"| {v.bar} | {v.reached} | {'met' if v.met else '**not met**'} |" for v in verdicts]
     return "\n".join(lines) + "\n"
+
+
+def _show_tls(sections: dict[str, Any]) -> list[str]:
+    """Both versions at each latency, and the share of the old one's CPU time that a row costs now."""
+    lines = [
+        "**Writing over TLS, beside version 0.1.0**", "",
+        "| a request | version | CPU µs a row | of 0.1.0 | rows/s | memory over its start | exact |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]  # fmt: skip
+    for latency, section in sections.items():
+        for name, one in section.items():
+            speed, old = one["rows_per_cpu_second"]["median"], section["0.1.0"]["rows_per_cpu_second"]["median"]
+            lines.append(
+                f"| {latency} | {NAMES.get(name, name)} | {1e6 / speed:.2f} | {old / speed:.0%} | "
+                f"{one['rows_per_second']['median']:,.0f} | {one['growth_mib']['high']:.0f} MiB | "
+                f"{'yes' if one['exact'] else '**no**'} |"
+            )
+    return [*lines, ""]
 
 
 def _show_whole(whole: dict[str, Any], growth: dict[str, Any]) -> list[str]:

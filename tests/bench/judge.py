@@ -17,7 +17,13 @@ class Verdict:
 
 def judge(result: Result) -> list[Verdict]:
     """Every bar, in the order of the bench."""
-    return [*_judge_load(result), *_judge_steps(result), *_judge_growth(result), *_judge_control(result)]
+    return [
+        *_judge_load(result),
+        *_judge_tls(result),
+        *_judge_steps(result),
+        *_judge_growth(result),
+        *_judge_control(result),
+    ]
 
 
 def _ratio(result: Result, latency: str, other: str, figure: str) -> float:
@@ -41,6 +47,22 @@ def _judge_load(result: Result) -> list[Verdict]:
         Verdict("nobody lost or changed an item", ", ".join(exact) or "all exact", not exact),
         Verdict("the stand-in is not what is measured: below 70 % of a core", f"{busiest:.0%}", busiest < 0.7),
     ]
+
+
+def _judge_tls(result: Result) -> list[Verdict]:
+    """None for a run without 0.1.0 in its history."""
+    verdicts = []
+    for latency, section in (result.get("tls") or {}).items():
+        old, ours = section["0.1.0"], section["accession"]
+        share = old["rows_per_cpu_second"]["median"] / ours["rows_per_cpu_second"]["median"]
+        growth, exact = ours["growth_mib"]["high"], all(one["exact"] for one in section.values())
+        verdicts += [
+            Verdict(f"{latency} over TLS: a row costs at most half the CPU time that it cost in 0.1.0", f"{share:.0%}",
+                    share <= 0.5),
+            Verdict(f"{latency} over TLS: memory grows by at most 32 MiB, and every item is sent once",
+                    f"{growth:.0f} MiB, {'exact' if exact else 'not exact'}", growth <= 32 and exact),
+        ]  # fmt: skip
+    return verdicts
 
 
 def _judge_steps(result: Result) -> list[Verdict]:

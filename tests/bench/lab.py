@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import orjson
+from certificate import write_certificate
 
 from accession.artifacts import RunFolder, Store, client_config, split_put
 from accession.cli.ministack import start_ministack
@@ -23,6 +24,7 @@ HERE = Path(__file__).parent
 REPO = HERE.parent.parent
 BENCH_PYTHON = REPO / "tests/bench/.venv/bin/python"
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
+CERTIFICATE = "certificate.pem"
 PARENTS = {"user": [], "book": [], "user_book": ["user", "book"]}
 
 
@@ -40,9 +42,11 @@ class Prepared:
 class Lab:
     """Both servers, and what runs against them."""
 
-    def __init__(self, folder: Path, port: int, server_pid: int, s3: str, environ: dict[str, str]) -> None:
-        self.folder, self.port, self.server_pid = folder, port, server_pid
-        self.dynamodb, self.s3_endpoint = f"http://127.0.0.1:{port}", s3
+    def __init__(self, folder: Path, ports: list[int], server_pid: int, s3: str, environ: dict[str, str]) -> None:
+        self.folder, self.server_pid = folder, server_pid
+        self.port, tls_port = ports
+        self.dynamodb, self.s3_endpoint = f"http://127.0.0.1:{self.port}", s3
+        self.tls, self.certificate = f"https://127.0.0.1:{tls_port}", folder / CERTIFICATE
         self.environ = environ
         self.s3 = boto3.client("s3", endpoint_url=s3, config=client_config())
         self._created: set[str] = set()
@@ -205,17 +209,21 @@ def open_lab() -> Iterator[Lab]:
     """Start both servers; stop them and remove every file at the end."""
     with tempfile.TemporaryDirectory(prefix="accession-bench-") as scratch, start_ministack() as ministack:
         folder = Path(scratch)
+        certificate = write_certificate(folder / CERTIFICATE)
         server = subprocess.Popen(
-            [sys.executable, str(HERE / "standin.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(HERE / "standin.py"), str(certificate)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             assert server.stdout and server.stdin
-            port = int(server.stdout.readline())
+            ports = [int(port) for port in server.stdout.readline().split()]
             kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AIRFLOW"))}
             kept.pop("PYTHONDONTWRITEBYTECODE", None)
             environ = kept | ministack.environ | {
                 "AWS_ENDPOINT_URL_S3": ministack.endpoint,
-                "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
+                "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{ports[0]}",
                 "AWS_CONFIG_FILE": os.devnull,
                 "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
                 "AIRFLOW_HOME": str(folder / "airflow"),
@@ -224,7 +232,7 @@ def open_lab() -> Iterator[Lab]:
                 "TMPDIR": scratch,
             }  # fmt: skip
             os.environ.update({name: environ[name] for name in environ if name.startswith("AWS_")})
-            yield Lab(folder, port, server.pid, ministack.endpoint, environ)
+            yield Lab(folder, ports, server.pid, ministack.endpoint, environ)
         finally:
             server.kill()
             server.wait()

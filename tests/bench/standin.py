@@ -1,6 +1,6 @@
 """A stand-in for DynamoDB that costs almost nothing, so that in a measurement the client is what is measured.
 
-    python tests/bench/standin.py            # prints its port, ends when its standard input closes
+    python tests/bench/standin.py certificate.pem   # prints its ports, plain and TLS; ends with its standard input
 
 A write in the fast path is kept as the bytes that came, and answered: nothing is parsed. What came is parsed, counted
 and checksummed when somebody asks, outside the measured time. Then it also answers DescribeTable, BatchGetItem, Query
@@ -15,6 +15,7 @@ is a ValidationException. `StandIn.<Command>` in X-Amz-Target steers it, see `Se
 import asyncio
 import hashlib
 import re
+import ssl
 import sys
 import threading
 import time
@@ -368,11 +369,16 @@ class Connection(asyncio.Protocol):
             self.transport.write(reply)
 
 
-async def serve() -> None:
+async def serve(certificate: str) -> None:
     loop = asyncio.get_running_loop()
     server, ended = Server(), asyncio.Event()
-    listener = await loop.create_server(lambda: Connection(server, loop), "127.0.0.1", 0, backlog=256)
-    print(listener.sockets[0].getsockname()[1], flush=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listeners = [
+        await loop.create_server(lambda: Connection(server, loop), "127.0.0.1", 0, backlog=256, ssl=tls)
+        for tls in (None, context)
+    ]
+    print(*(listener.sockets[0].getsockname()[1] for listener in listeners), flush=True)
 
     def wait_for_owner() -> None:
         sys.stdin.buffer.read()
@@ -383,4 +389,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(serve(sys.argv[1]))

@@ -1,6 +1,8 @@
 """The library's DynamoDB against a real MiniStack: what goes in comes back, conditions protect, nothing is skipped."""
 
 import base64
+import gc
+import threading
 from collections import Counter
 from typing import Any
 
@@ -323,6 +325,31 @@ def test_the_client_behaves_as_ever_for_others(table):
             TableName=table, Item={"user_book_id": {"S": "key-2"}}, ConditionExpression="attribute_not_exists(user_id)"
             " AND attribute_not_exists(user_book_id)",
         )  # fmt: skip
+
+
+def test_a_client_lives_as_long_as_its_results_are_read(dynamodb, table):
+    dynamodb.put_items(table, as_puts([make_item(number) for number in range(3)]))
+
+    def connect() -> DynamoDB:
+        return DynamoDB(boto3.client("dynamodb", config=client_config()))
+
+    assert len([item for _, page in connect().scan_pages(table, 1) for items in page for item in items]) == 3
+    updates = [Update(ItemKey("key-1"), make_item(1), make_item(1))]
+    assert [done for _, done in connect().update_items(keyed(table), updates)] == [True]
+
+
+def test_nothing_is_left_of_a_client_that_nobody_holds(dynamodb, table):
+    before = threading.active_count()
+    others = [DynamoDB(boto3.client("dynamodb", config=client_config())) for _ in range(3)]
+    for other in others:
+        other.is_empty(table)
+    assert threading.active_count() > before
+    with others.pop() as closed:
+        closed.is_empty(table)
+    del other, others
+    gc.collect()
+    assert [thread.name for thread in threading.enumerate()].count("accession-loop") <= 1
+    closed.close()
 
 
 def test_missing_credentials_are_told_with_the_action(aws, monkeypatch):

@@ -5,23 +5,23 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import CredentialRetrievalError
 
 from accession.dynamodb import DynamoDB, client_config
-from accession.errors import TransientError
+from accession.errors import AccessError, TransientError
+from bench.certificate import write_certificate
 
 EMPTY = b'{"Items":[],"Count":0}'
 
@@ -33,8 +33,11 @@ class Handler(BaseHTTPRequestHandler):
     asked: list[tuple[str, dict[str, str]]]
     hung_up: threading.Event
     keeps_open = says_so = True
+    refuses = False
     seconds = 0.0
     answer = (200, EMPTY)
+    chunks: tuple[bytes, ...] | list[bytes] = ()
+    tells_length = True
 
     def do_POST(self) -> None:
         self.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
@@ -42,17 +45,35 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.seconds)
         status, body = self.answer
         self.send_response(status)
+        if self.chunks:
+            self.send_chunks()
+            return
         if not self.keeps_open:
             self.close_connection = True
             if self.says_so:
                 self.send_header("Connection", "close")
-        self.send_header("Content-Length", str(len(body)))
+        if self.tells_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    def send_chunks(self) -> None:
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(ConnectionError):
+            for chunk in self.chunks:
+                time.sleep(self.seconds)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            self.wfile.write(b"0\r\n\r\n")
+
     def do_CONNECT(self) -> None:
         """Pass bytes on both ways, as a proxy that tunnels does, until one side hangs up."""
-        self.asked.append((self.path, {}))
+        self.asked.append((self.path, {"authorization": self.headers["Proxy-Authorization"] or ""}))
+        if self.refuses:
+            self.send_response(407)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         host, port = self.path.split(":")
         with socket.create_connection((host, int(port))) as other:
             self.send_response(200)
@@ -64,7 +85,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # the other side may have hung up before
+            self.connection.shutdown(socket.SHUT_RDWR)
         self.hung_up.set()
 
     def log_message(self, *_: Any) -> None:
@@ -72,12 +94,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(certificate: Path | None = None) -> Iterator[ThreadingHTTPServer]:
+def serve(certificate: Path | None = None, *, asks_for_certificate: bool = False) -> Iterator[ThreadingHTTPServer]:
     handler = type("Asked", (Handler,), {"asked": [], "hung_up": threading.Event()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
+        if asks_for_certificate:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -89,28 +114,8 @@ def serve(certificate: Path | None = None) -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody but itself vouches for, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    return file
+    """A certificate for 127.0.0.1 that only itself vouches for, with its key."""
+    return write_certificate(tmp_path / "server.pem")
 
 
 async def sleep(_: float) -> None:
@@ -160,9 +165,113 @@ def test_a_proxy_tunnels_to_tls(certificate: Path) -> None:
         endpoint = f"https://127.0.0.1:{server.server_port}"
         assert open_client(endpoint, config=config, verify=str(certificate)).is_empty("Some")
         ((path, headers),) = server.RequestHandlerClass.asked
-        assert proxy.RequestHandlerClass.asked == [(f"127.0.0.1:{server.server_port}", {})]
+        assert proxy.RequestHandlerClass.asked == [(f"127.0.0.1:{server.server_port}", {"authorization": ""})]
     assert path == "/"
     assert headers["host"] == f"127.0.0.1:{server.server_port}"
+
+
+def test_a_proxy_is_told_who_asks_and_what_it_refuses_is_tried_again(certificate: Path) -> None:
+    with serve(certificate) as server, serve() as proxy:
+        config = Config(proxies={"https": f"http://some%40body:p%3Ass@127.0.0.1:{proxy.server_port}"})
+        endpoint = f"https://127.0.0.1:{server.server_port}"
+        client = make_client(endpoint, config=config, verify=str(certificate))
+        assert open_dynamodb(client).is_empty("Some")
+        ((_, headers),) = proxy.RequestHandlerClass.asked
+        assert headers["authorization"] == "Basic " + b64encode(b"some@body:p:ss").decode()
+        ((_, inside),) = server.RequestHandlerClass.asked
+        assert "proxy-authorization" not in inside, "it is for the proxy alone"
+        proxy.RequestHandlerClass.refuses = True
+        with pytest.raises(TransientError, match="ProxyConnectionError") as caught:
+            open_dynamodb(client).is_empty("Some")
+        assert "p%3Ass" not in str(caught.value) and "p:ss" not in str(caught.value)
+
+
+def test_a_proxy_that_speaks_tls_itself_tunnels_too(certificate: Path) -> None:
+    with serve(certificate) as server, serve(certificate) as proxy:
+        config = Config(
+            proxies={"https": f"https://127.0.0.1:{proxy.server_port}"},
+            proxies_config={"proxy_ca_bundle": str(certificate)},
+        )
+        endpoint = f"https://127.0.0.1:{server.server_port}"
+        assert open_client(endpoint, config=config, verify=str(certificate)).is_empty("Some")
+        assert len(proxy.RequestHandlerClass.asked) == len(server.RequestHandlerClass.asked) == 1
+
+
+def test_the_environment_names_the_proxy_and_who_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as server, serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        assert open_client("http://dynamodb.us-east-1.example").is_empty("Some")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert open_client(f"http://127.0.0.1:{server.server_port}").is_empty("Some")
+        assert len(proxy.RequestHandlerClass.asked) == len(server.RequestHandlerClass.asked) == 1
+
+
+def test_the_environment_names_the_certificates_that_are_trusted(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    with serve(certificate) as server:
+        assert open_client(f"https://127.0.0.1:{server.server_port}").is_empty("Some")
+
+
+def test_a_client_shows_its_certificate(certificate: Path) -> None:
+    with serve(certificate, asks_for_certificate=True) as server:
+        endpoint = f"https://127.0.0.1:{server.server_port}"
+        config = Config(client_cert=str(certificate))
+        assert open_client(endpoint, config=config, verify=str(certificate)).is_empty("Some")
+        with pytest.raises(TransientError):
+            open_client(endpoint, verify=str(certificate)).is_empty("Some")
+
+
+def test_an_answer_in_chunks_is_read() -> None:
+    with serve() as server:
+        server.RequestHandlerClass.chunks = [EMPTY[:5], EMPTY[5:]]
+        dynamodb = open_client(f"http://127.0.0.1:{server.server_port}")
+        assert dynamodb.is_empty("Some") and dynamodb.is_empty("Some")
+
+
+def test_an_answer_without_a_length_ends_with_its_connection() -> None:
+    with serve() as server:
+        server.RequestHandlerClass.protocol_version = "HTTP/1.0"
+        server.RequestHandlerClass.tells_length = False
+        assert open_client(f"http://127.0.0.1:{server.server_port}").is_empty("Some")
+
+
+def test_an_answer_that_trickles_in_is_given_up_in_time() -> None:
+    """The time-out is of the whole request: here each byte comes well within it."""
+    with serve() as server:
+        server.RequestHandlerClass.chunks = [EMPTY[number : number + 1] for number in range(len(EMPTY))]
+        server.RequestHandlerClass.seconds = 0.04
+        dynamodb = open_client(f"http://127.0.0.1:{server.server_port}", config=Config(read_timeout=0.2))
+        with pytest.raises(TransientError, match="ReadTimeoutError"):
+            dynamodb.is_empty("Some")
+        server.RequestHandlerClass.seconds = 0.0
+
+
+def test_a_request_that_timed_out_is_never_sent_to_its_end() -> None:
+    """Its connection is aborted: closing it would send what is still in the buffer, long after the time-out."""
+    got = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def read_late() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                time.sleep(0.6)  # the request's time is over
+                with suppress(ConnectionResetError):
+                    while data := connection.recv(65_536):
+                        got.extend(data)
+
+        reader = threading.Thread(target=read_late, daemon=True)
+        reader.start()
+        client = make_client(f"http://127.0.0.1:{listener.getsockname()[1]}", config=Config(read_timeout=0.2))
+        now = iter([0.0] * 5 + [1000.0] * 1000)  # one attempt
+        dynamodb = DynamoDB(client, clock=lambda: next(now), sleep=sleep)
+        item = b'{"id":{"S":"x"},"text":{"S":"%b"}}' % (b"x" * 15_000_000)
+        with pytest.raises(TransientError):
+            dynamodb.put_items("Some", [("x", item)])
+        reader.join(10)
+    assert len(got) < 12_000_000
 
 
 @pytest.mark.parametrize("says_so", [True, False], ids=["saying so", "without a word"])
@@ -209,3 +318,73 @@ def test_a_request_is_signed_with_the_credentials_of_the_moment() -> None:
     assert (first["x-amz-security-token"], second["x-amz-security-token"]) == ("first", "second")
     assert "Credential=AKIDNEXT/" in second["authorization"]
     assert first["x-amz-target"] == "DynamoDB_20120810.Scan"
+
+
+class Refreshing:
+    """Credentials that botocore refreshes: it may from 15 minutes before their end, and must from 10."""
+
+    def __init__(self, port: int, refresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("accession.dynamodb.transport.REFRESH_SECONDS", 0.0)
+        self.refresh = refresh
+        self.client = make_client(f"http://127.0.0.1:{port}")
+        self.credentials = RefreshableCredentials.create_from_metadata(self.describe("AKIDFIRST"), self.fetch, "test")
+        self.client._request_signer._credentials = self.credentials
+
+    def end_in(self, minutes: float) -> None:
+        self.credentials._expiry_time = datetime.now(UTC) + timedelta(minutes=minutes)
+
+    def fetch(self) -> dict[str, Any]:
+        self.refresh()
+        return self.describe("AKIDNEXT")
+
+    def describe(self, key: str) -> dict[str, Any]:
+        ends = datetime.now(UTC) + timedelta(minutes=60)
+        return {"access_key": key, "secret_key": "secret", "token": "token", "expiry_time": ends.isoformat()}
+
+
+def test_credentials_that_end_are_refreshed_before_the_fence_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refresh takes longer than an answer of the fence is good for."""
+    passed: list[float] = []
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, lambda: time.sleep(1.2), monkeypatch)
+        dynamodb = DynamoDB(refreshing.client, check=lambda: passed.append(time.monotonic()))
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        server.RequestHandlerClass.answer = (200, b'{"UnprocessedItems":{}}')
+        assert dynamodb.put_items("Some", [("x", b'{"id":{"S":"x"}}')]) == 1
+        ended = time.monotonic()
+        keys = [headers["authorization"] for _, headers in server.RequestHandlerClass.asked]
+    assert ["AKIDFIRST/" in keys[0], "AKIDNEXT/" in keys[1]] == [True, True]
+    assert len(passed) == 1 and ended - passed[0] < 1.0
+
+
+def test_credentials_that_end_soon_are_refreshed_beside_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_answered = threading.Event()
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, is_answered.wait, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=12)
+        for _ in range(3):
+            assert dynamodb.is_empty("Some")
+        is_answered.set()
+        while refreshing.credentials._frozen_credentials.access_key != "AKIDNEXT":
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert dynamodb.is_empty("Some")
+        keys = [headers["authorization"] for _, headers in server.RequestHandlerClass.asked]
+    assert ["AKIDFIRST/" in key for key in keys] == [True] * 4 + [False]
+    assert "Credential=AKIDNEXT/" in keys[-1]
+
+
+def test_credentials_that_cannot_be_refreshed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise CredentialRetrievalError(provider="test", error_msg="the role is gone")
+
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, refuse, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        with pytest.raises(AccessError, match="CredentialRetrievalError"):
+            dynamodb.is_empty("Some")

@@ -50,15 +50,18 @@ class Signer:
             raise NoCredentialsError
         # Asking credentials that expire may refresh them, which blocks.
         frozen = self._held[1] if self._held[0] is credentials else credentials.get_frozen_credentials()
-        prepared, second = self._prepared, int(time.time())
-        if prepared is None or prepared.made_for != (second, target, frozen.secret_key, frozen.token):
-            prepared = self._prepared = self._prepare(second, target, frozen)
+        second = int(time.time())
+        made_for = (second, target, frozen.access_key, frozen.secret_key, frozen.token)
+        prepared = self._prepared
+        if prepared is None or prepared.made_for != made_for:
+            prepared = self._prepared = self._prepare(made_for, frozen)
         canonical = f"{prepared.canonical}{sha256(body).hexdigest()}"
         text = f"{prepared.text}{sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(prepared.key, text.encode(), "sha256").hex()
         return prepared.headers | {"authorization": f"{prepared.authorization}{signature}"}
 
-    def _prepare(self, second: int, target: str, frozen: Any) -> "_Prepared":
+    def _prepare(self, made_for: tuple[Any, ...], frozen: Any) -> "_Prepared":
+        second, target, *_ = made_for
         region, service = self._signer.region_name, self._signer.signing_name
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         headers = {
@@ -75,7 +78,7 @@ class Signer:
         for part in scope.split("/"):
             key = hmac.digest(key, part.encode(), "sha256")
         return _Prepared(
-            made_for=(second, target, frozen.secret_key, frozen.token),
+            made_for=made_for,
             headers=headers,
             canonical=f"POST\n{self._path}\n\n{lines}\n{names}\n",
             text=f"AWS4-HMAC-SHA256\n{now}\n{scope}\n",
@@ -87,7 +90,7 @@ class Signer:
 class _Prepared(NamedTuple):
     """All that signatures of one second have in common."""
 
-    made_for: tuple[int, str, str, str | None]
+    made_for: tuple[Any, ...]  # second, target, credentials
     headers: dict[str, str]
     canonical: str
     text: str

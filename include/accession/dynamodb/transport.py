@@ -103,6 +103,8 @@ class HttpTransport:
         except BaseException as error:
             connection.abort()
             match error:
+                case ProxyConnectionError():  # an OSError, too
+                    raise
                 case ssl.SSLError():
                     raise SSLError(endpoint_url=endpoint.url, error=error) from error
                 case TimeoutError():
