@@ -219,7 +219,7 @@ class DynamoDB:
         The segments are read side by side, at most one page of each ahead. A page comes with the number of its segment
         and in lists of a few items, which are parsed in this thread as they are taken.
         """
-        yield from scan_table(self._runner, self._reader, table, segments)  # this keeps the loop while they are read
+        yield from scan_table(self._runner, self._reader, table, segments)  # keeps this object, and so the loop, alive
 
     def query_keys(self, table: Table, index: str, values: dict[str, TypedValue]) -> list[ItemKey]:
         """Return the keys that a look-up through an index finds; `values` are its key attributes. Read-only.

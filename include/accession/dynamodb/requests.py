@@ -12,9 +12,9 @@ import orjson
 from accession.dynamodb.poll import Poll
 from accession.dynamodb.rate import Rate
 from accession.dynamodb.retry import RETRY_SECONDS, Backoff, Sender, ThrottledError
+from accession.dynamodb.throttles import Throttles
 from accession.dynamodb.transport import Transport
 
-HOT_SECONDS = 10.0  # a key range that was hot is taken to be so still
 FENCE_SECONDS = 1.0  # the greatest age of the fence's answer when a write goes out
 FENCE_AHEAD_SECONDS = 0.5  # the age at which it is asked again, so that nobody waits for it
 CAP_SECONDS, CAP_AHEAD_SECONDS = 5.0, 0.1  # the same for a cap that is a function
@@ -42,14 +42,16 @@ class Requests:
     ) -> None:
         self._sender = Sender(open_transport, region, clock=clock, sleep=sleep, jitter=jitter)
         self.read_units = self.write_units = 0.0
-        self.throttled = 0
         cap = write_units_per_second
         self._cap = Poll(cap, executor, clock) if callable(cap) else None
         self._rate = Rate(self._find_cap if callable(cap) else cap, clock=clock, sleep=sleep)
         self._check, self._fence_seconds = Poll(check, executor, clock) if check else None, fence_seconds
-        self._clock = clock
-        self._hot_until = 0.0
-        self._unnamed: int | None = None  # the last throttle that slowed us down, if it came without a reason
+        self._throttles = Throttles(self._rate, clock)
+
+    @property
+    def throttled(self) -> int:
+        """Requests that were refused so far, wholly or in part."""
+        return self._throttles.count
 
     def backoff(self) -> Backoff:
         """Return waits for a call that tries again and again."""
@@ -78,7 +80,7 @@ class Requests:
         def throttled(error: ThrottledError) -> None:
             nonlocal turn
             turn = units
-            self._slow_down(error)
+            self._throttles.add(error)
             if error.hot_keys_only and not wait_for_hot:
                 raise error
 
@@ -98,27 +100,8 @@ class Requests:
         await self._check.refresh(FENCE_AHEAD_SECONDS, self._fence_seconds)
 
     def leave_over(self) -> bool:
-        """A write was taken in part only: whether this slows everybody down, for the first time since it began.
-
-        What is left over comes without a reason. It is a hot key range where one was named lately; else a limit, until
-        a refusal names a hot key range after all.
-        """
-        return self._slow_down(ThrottledError(set()))
-
-    def _slow_down(self, throttle: ThrottledError) -> bool:
-        """Only a limit of the table or the account slows everybody down; whether it does so now."""
-        self.throttled += 1
-        if throttle.reasons:
-            self._hot_until = self._clock() + HOT_SECONDS if throttle.hot_keys_only else 0.0
-        is_hot = self._clock() < self._hot_until
-        if not is_hot:
-            number = self._rate.throttled()
-            self._unnamed = None if throttle.reasons else number or self._unnamed
-            return number is not None
-        if self._unnamed is not None and throttle.hot_keys_only:
-            self._rate.take_back(self._unnamed)
-            self._unnamed = None
-        return False
+        """Count a write that was taken in part only. Return whether it slows everybody down now."""
+        return self._throttles.add(ThrottledError(set()))
 
     async def read(
         self,
@@ -142,8 +125,8 @@ class Requests:
         return answer
 
     def count_throttle(self) -> None:
-        """A read was refused, or taken in part only."""
-        self.throttled += 1
+        """Count a read that was refused, or taken in part only."""
+        self._throttles.count += 1
 
 
 def _consumed(answer: dict[str, Any]) -> float | None:
