@@ -1,4 +1,4 @@
-"""The make commands that we print in errors and reports, ready to be typed."""
+"""The make commands that errors and reports print, ready to be typed."""
 
 import json
 
@@ -8,7 +8,7 @@ HOME_LIBRARY = "book_library"  # the mapping of make commands without MAPPING
 
 
 def show_commands(environment: str, run: str, mapping: str) -> str:
-    """Return the commands that resume and undo `run`, which left the target open: two lines, indented."""
+    """Return two indented lines: the commands that resume or undo `run`, which left the target open."""
     resume = f"make migrate{_show_mapping(mapping)} ENVIRONMENT={environment} RESUME={run}"
     return f"  {resume}\n  {show_rollback(environment, run, mapping)}"
 
@@ -18,7 +18,7 @@ def _show_mapping(mapping: str) -> str:
 
 
 def show_rollback(environment: str, run: str, mapping: str = HOME_LIBRARY, **conf: bool | str) -> str:
-    """Return the command that undoes `run`. It needs no approval, as make has no UI to approve it in."""
+    """Return the command that undoes `run`. It asks for no approval, because make has no UI in which to approve."""
     if needs_approval(environment):
         conf["approval"] = "never"
     given = f" CONF='{json.dumps(conf)}'" if conf else ""

@@ -4,17 +4,18 @@
     ├── PermanentError        the same call fails again: never retried
     │   ├── ParamsError       a param of the run is unknown or out of bounds
     │   ├── MappingError      the mapping file is wrong: file, entity, field
-    │   ├── SourceError       the SQLite file cannot be read, or is not what the mapping says
-    │   ├── TargetError       a DynamoDB table or index is missing or keyed otherwise
-    │   ├── AccessError       no credentials, or a permission is missing (named)
-    │   ├── StoreError        the bucket is missing or does not honour conditional writes, an artifact is damaged
-    │   ├── RefusedError      a policy or the state of the target says no
-    │   ├── FencedError       another run, resume or undo owns the target now; this writer stopped
-    │   ├── VerificationError the tables do not hold what the ID maps say
-    │   └── ConflictError     an undo met work of the application, listed and kept; the target stays open
-    └── TransientError        throttling, 5xx, dropped connections beyond the in-process retries: worth a task retry
+    │   ├── SourceError       the SQLite file cannot be read, or does not match the mapping
+    │   ├── TargetError       a DynamoDB table or index is missing, or has other keys than the mapping says
+    │   ├── AccessError       there are no credentials, or a permission is missing (the message names it)
+    │   ├── StoreError        the bucket is missing or ignores conditional writes, or an artifact is damaged
+    │   │   └── NotFoundError the run or target that was asked for does not exist
+    │   ├── RefusedError      a policy or the state of the target forbids it
+    │   ├── FencedError       another run, resume or undo owns the target now, so this writer stopped
+    │   ├── VerificationError the tables differ from the ID maps
+    │   └── ConflictError     an undo found items that the application changed: it kept them, and the target stays open
+    └── TransientError        throttling, 5xx or dropped connections outlasted the in-process retries: retry the task
 
-A message is one sentence or two: what is wrong, where, what to do. It never holds a value marked sensitive.
+A message is one or two sentences: what is wrong, where, and what to do. It never contains a value marked sensitive.
 """
 
 
@@ -23,7 +24,7 @@ class AccessionError(Exception):
 
 
 class PermanentError(AccessionError):
-    """The same call fails again; a retry is a waste."""
+    """The same call would fail again, so it is never retried."""
 
 
 class ParamsError(PermanentError):
@@ -31,27 +32,31 @@ class ParamsError(PermanentError):
 
 
 class MappingError(PermanentError):
-    """The mapping file is wrong; names file, entity and field."""
+    """The mapping file is wrong. The message names file, entity and field."""
 
 
 class SourceError(PermanentError):
-    """The SQLite file cannot be read, or is not what the mapping says."""
+    """The SQLite file cannot be read, or does not match the mapping."""
 
 
 class TargetError(PermanentError):
-    """A DynamoDB table or index is missing or keyed otherwise."""
+    """A DynamoDB table or index is missing, or has other keys than the mapping says."""
 
 
 class AccessError(PermanentError):
-    """No credentials, or a permission is missing."""
+    """There are no credentials, or a permission is missing."""
 
 
 class StoreError(PermanentError):
     """The bucket is missing or unfit, or an artifact is damaged."""
 
 
+class NotFoundError(StoreError):
+    """The run or target that was asked for does not exist."""
+
+
 class RefusedError(PermanentError):
-    """A policy or the state of the target says no."""
+    """A policy or the state of the target forbids it."""
 
 
 class FencedError(PermanentError):
@@ -59,12 +64,12 @@ class FencedError(PermanentError):
 
 
 class VerificationError(PermanentError):
-    """The tables do not hold what the ID maps say."""
+    """The tables differ from the ID maps."""
 
 
 class ConflictError(PermanentError):
-    """An undo met work of the application: listed, kept, and the target stays open."""
+    """An undo found items that the application changed. They are listed and kept, and the target stays open."""
 
 
 class TransientError(AccessionError):
-    """Throttling, 5xx or dropped connections beyond the in-process retries."""
+    """Throttling, 5xx or dropped connections outlasted the in-process retries."""

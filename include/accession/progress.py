@@ -1,4 +1,4 @@
-"""Progress of long work in the log: rows, rate, time left; a line every few seconds at most."""
+"""Log the progress of long work: how much is done, at what rate, and the time left; a line every few seconds."""
 
 import logging
 import threading
@@ -11,26 +11,26 @@ EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """Counts work done. Threads may share it. `note` adds to each line, such as throttles."""
+    """Count the work done, and log it. Threads may share a counter. `note` returns text to append to each line."""
 
     def __init__(
         self,
-        what: str,
+        title: str,
         total: int,
         unit: str,
         note: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._total, self._unit, self._note, self._clock = what, total, unit, note, clock
+        self._title, self._total, self._unit, self._note, self._clock = title, total, unit, note, clock
         self._lock = threading.Lock()
         self._started = clock()
         self._next = self._started + EVERY_SECONDS
         self.done = 0
 
     def add(self, number: int) -> None:
-        """`number` more are done."""
+        """Count `number` more as done."""
         self.done += number
-        # The clock is read for every hundredth row only: a row costs less than the clock.
+        # Read the clock for every hundredth row only: reading it costs more than a row.
         if (number > 1 or self.done % 100 == 0) and self._clock() >= self._next:
             with self._lock:
                 if self._clock() < self._next:
@@ -40,7 +40,7 @@ class Progress:
             left = max(self._total - self.done, 0) / max(rate, 1e-9)
             logger.info(
                 "%s: %s of %s %s, %s/s, %s left%s",
-                self._what,
+                self._title,
                 f"{self.done:,}",
                 f"{self._total:,}",
                 self._unit,
@@ -50,12 +50,12 @@ class Progress:
             )
 
     def finish(self) -> None:
-        """The last line."""
+        """Log the last line."""
         seconds = self._clock() - self._started
         rate = self.done / max(seconds, 1e-9)
         logger.info(
             "%s: %s %s in %s, %s/s%s",
-            self._what,
+            self._title,
             f"{self.done:,}",
             self._unit,
             show_seconds(seconds),
@@ -65,7 +65,7 @@ class Progress:
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration as people write it: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    """Return a duration as people write it: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

@@ -1,4 +1,4 @@
-"""A few threads for many calls that wait for a network."""
+"""Run many calls that wait for a network in a few threads."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -12,16 +12,16 @@ _worker = threading.local()  # .stop: the event of the crew that this thread wor
 
 
 def stopped() -> bool:
-    """Whether this thread was started by `run_all`, and that has been stopped: whoever waits to retry gives up."""
+    """Tell whether the `run_all` that started this thread was stopped. Whoever waits for a retry then gives up."""
     stop: threading.Event | None = getattr(_worker, "stop", None)
     return stop is not None and stop.is_set()
 
 
 def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Generator[tuple[T, R], None, None]:
-    """`function` of every call, `in_flight` at once, in the order in which they end.
+    """Yield each call with its result, in the order in which they end, with up to `in_flight` of them at once.
 
-    `calls` are taken in the caller's own thread, as they are needed, at most twice `in_flight` ahead. The first error
-    stops all: no further call begins, those in flight end, and it is raised. The same when the caller stops early.
+    `calls` is read in the caller's own thread, at most twice `in_flight` ahead. After the first error no further call
+    begins; it is raised when the calls in flight have ended. If the caller stops early, the calls end the same way.
     """
     inbox: SimpleQueue[tuple[T] | None] = SimpleQueue()
     outbox: SimpleQueue[tuple[T, R] | BaseException] = SimpleQueue()

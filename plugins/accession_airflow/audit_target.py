@@ -18,17 +18,13 @@ from fastapi import Depends, Path
 from sqlalchemy import select
 
 from accession.artifacts import Store, list_environments
-from accession.errors import AccessionError, StoreError
+from accession.errors import NotFoundError, StoreError
 from accession.mapping import Mapping, load_mappings
 from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
 from accession_airflow.aws import connect_s3
 from accession_airflow.job import BUCKET_VARIABLE
 
 CLIENT_SECONDS = 300  # the Airflow connection is read again after this
-
-
-class NotFoundError(AccessionError):
-    """There is nothing at this address that may be shown."""
 
 
 class AuditTarget(NamedTuple):

@@ -1,6 +1,6 @@
-"""The job of a task: what it works with, opened from Airflow's context, and how its errors reach people.
+"""The job of a task: everything that it works with, opened from Airflow's context, and how its errors reach people.
 
-Heavy imports stand inside the functions: the DAG file is parsed again and again.
+Heavy imports are inside the functions, because Airflow parses the DAG file again and again.
 """
 
 import getpass
@@ -34,7 +34,7 @@ SOURCE_VARIABLE = "ACCESSION_SOURCE"
 
 @dataclass(frozen=True)
 class Job:
-    """What a task works with."""
+    """Everything that a task works with."""
 
     mapping: Mapping
     params: Any
@@ -42,14 +42,14 @@ class Job:
     s3: Any
 
     def connect(self) -> "DynamoDB":
-        """DynamoDB by the Airflow connection, for reading."""
+        """Return a connection to DynamoDB for reading, by the Airflow connection."""
         from accession.dynamodb import DynamoDB
         from accession_airflow.aws import connect_dynamodb
 
         return DynamoDB(connect_dynamodb())
 
     def load_run(self, run: str) -> "Run":
-        """The run of that name; one that is resumed has the params that count now."""
+        """Return a run by its name. If the task's run resumes it, the params of now replace its own."""
         from accession.run import Run
 
         params = self.params if isinstance(self.params, MigrateParams) and self.params.resume else None
@@ -57,16 +57,15 @@ class Job:
 
     @property
     def source(self) -> str:
-        """The source as the params or the deployment name it. Raises ParamsError when neither does."""
+        """Return the source that the params or the deployment name. Raises ParamsError if neither does."""
         source: str = self.params.source or os.environ.get(SOURCE_VARIABLE, "")
         if not source:
-            raise ParamsError(f"param source: give the SQLite file, or set {SOURCE_VARIABLE} on the workers.")
+            raise ParamsError(f"Param source: give the SQLite file, or set {SOURCE_VARIABLE} on the workers.")
         return source
 
     @contextmanager
     def fetch_source(self) -> Iterator[Path | None]:
-        """The source as a local file; None for a run that is resumed, which reads its backup."""
-
+        """Yield the source as a local file, or None for a resumed run, which reads its backup."""
         from accession.artifacts import fetch_object
 
         if isinstance(self.params, MigrateParams) and self.params.resume:
@@ -80,7 +79,7 @@ class Job:
 
 
 def body(function: Callable[Concatenate[Job, Any, P], R]) -> Callable[Concatenate[str, Any, P], R]:
-    """A task's body, whose errors are one line in the log and reach the report."""
+    """Wrap the body of a task, so that its error is one line in the log and reaches the report."""
 
     @wraps(function)
     def call(mapping_name: str, context: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -104,7 +103,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
     if not bucket:
         raise ParamsError(
-            f"param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the "
+            f"Param bucket: give the artifacts bucket that make deploy printed, or set {BUCKET_VARIABLE} on the "
             "workers."
         )
     s3 = connect_s3()
@@ -116,7 +115,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
 
 
 def find_actor(context: Any) -> str:
-    """Who triggered the run: a name of Airflow's, or of this machine where there is no Airflow to log in to."""
+    """Return who triggered the run: a user of Airflow, or of this machine if there is no Airflow to log in to."""
     run = context["dag_run"]
     name = getattr(run, "triggering_user_name", None)
     if name == "dag_test":

@@ -35,12 +35,11 @@ from accession.audit import (
     was_undone,
     watch_run,
 )
-from accession.errors import AccessionError, StoreError, TransientError
+from accession.errors import AccessionError, NotFoundError, TransientError
 from accession.progress import show_seconds
 from accession.run import describe_report, find_tone
 from accession_airflow.audit_target import (
     AuditTargetDep,
-    NotFoundError,
     RunName,
     find_address,
     index_mappings,
@@ -62,8 +61,6 @@ Page = Annotated[int, Query(ge=1, le=1_000_000)]
 def show_error(request: Request, error: Exception) -> HTMLResponse:
     """Show an error's sentence."""
     status = 404 if isinstance(error, NotFoundError) else 503 if isinstance(error, TransientError) else 502
-    if isinstance(error, StoreError) and str(error).lower().startswith("there is no"):
-        status = 404
     return show_page(request, "message.html", status, title="This cannot be shown", message=str(error))
 
 

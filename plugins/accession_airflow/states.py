@@ -1,6 +1,6 @@
-"""The states of a run's tasks as Airflow knows them, and how the run went by them.
+"""The states of a run's tasks in Airflow, and the outcome of the run that follows from them.
 
-Heavy imports stand inside the functions: the DAG file is parsed again and again.
+Heavy imports are inside the functions, because Airflow parses the DAG file again and again.
 """
 
 import logging
@@ -15,12 +15,12 @@ WRITERS = ("migrate", "remove", "verify")
 
 
 def has_failed(context: Any) -> bool:
-    """Whether a writer or a proof of this run did not succeed."""
+    """Tell whether a writer or a proof of this run did not succeed."""
     return any(state != "success" for state in _find_states(context, WRITERS).values())
 
 
 def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
-    """Task id (with its map index) → state, of the tasks so named."""
+    """Return the state of each task whose group has one of these names, by task id and map index."""
     dag, run_id = context["dag"], context["dag_run"].run_id
     task_ids = [task_id for task_id in dag.task_ids if task_id.split(".")[0] in prefixes]
     states = context["ti"].get_task_states(dag_id=dag.dag_id, task_ids=task_ids, run_ids=[run_id])
@@ -28,7 +28,7 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def gather_outcome(job: Job, context: Any, run: Any) -> Any:
-    """How the run went, as Airflow saw it."""
+    """Return the outcome of the run, as Airflow saw it."""
     from accession.artifacts import Step
     from accession.run import Outcome
 
@@ -40,7 +40,7 @@ def gather_outcome(job: Job, context: Any, run: Any) -> Any:
     task_ids = [task_id for task_id in context["dag"].task_ids if task_id != "report"]
     errors = [error for error in ti.xcom_pull(task_ids=task_ids, key="error") if error]
     first = next((task for task in failed if states[task] == "failed"), None)
-    failure = errors[0]["message"] if errors and failed else (f"{first} failed: see its log" if first else None)
+    failure = errors[0]["message"] if errors and failed else (f"Task {first} failed: see its log." if first else None)
     answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
     checked = ti.xcom_pull(task_ids="preflight")
     drift = _find_drift(job, run) if run is not None else None
@@ -60,12 +60,12 @@ def gather_outcome(job: Job, context: Any, run: Any) -> Any:
 
 
 def _find_drift(job: Job, run: Any) -> Any:
-    """Whether the source still is what the backup holds; None when it cannot be read any more."""
+    """Compare the source with the backup; return None if the source cannot be read any more."""
     if job.params.resume:
         return None
     try:
         with job.fetch_source() as source:
             return run.find_drift(source)
     except AccessionError as error:
-        logger.warning("the source could not be compared with its backup: %s", error)
+        logger.warning("The source could not be compared with its backup: %s", error)
         return None

@@ -1,6 +1,6 @@
 """The bodies of the tasks: context in, one call of the library, a small dict out.
 
-Heavy imports stand inside the functions: the DAG file is parsed again and again.
+Heavy imports are inside the functions, because Airflow parses the DAG file again and again.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @body
 def preflight(job: Job, context: Any) -> dict[str, str]:
-    """Check everything that can be known before a run."""
+    """Check everything that can be checked before a run."""
     from accession.run import Run
 
     started = datetime.now(UTC).isoformat()
@@ -29,7 +29,7 @@ def preflight(job: Job, context: Any) -> dict[str, str]:
 
 @body
 def backup(job: Job, context: Any) -> str:
-    """Back up the source and name the run; or go on with the run to resume."""
+    """Back up the source and name the run, or continue the run to resume."""
     from accession.run import Run
 
     if job.params.resume:
@@ -53,7 +53,7 @@ def backup(job: Job, context: Any) -> str:
 
 @body
 def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str, str]) -> list[int]:
-    """Write the ID map and the change set of one entity; return the numbers of its parts."""
+    """Write the ID map and the change set of one entity, and return the numbers of its parts."""
     staged = job.load_run(run).stage(name, id_maps)
     context["ti"].xcom_push(key="id_map", value=staged.id_map)
     return [part.part for part in staged.parts]
@@ -61,7 +61,7 @@ def stage_entity(job: Job, context: Any, name: str, run: str, id_maps: dict[str,
 
 @body
 def plan(job: Job, context: Any, run: str) -> dict[str, Any]:
-    """Add up the change set; refuse it if the policies say so."""
+    """Add up the change set, and refuse it if the policies say so."""
     from accession.run import refuse_plan, show_plan
 
     made = job.load_run(run).plan()
@@ -94,7 +94,7 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
 
 @body
 def remove_items(job: Job, context: Any, run: str, epoch: int) -> dict[str, int]:
-    """Delete what the change set deletes."""
+    """Delete the items that the change set deletes."""
     done = job.load_run(run).remove(epoch)
     return {"deleted": sum(one.written for one in done), "already": sum(one.already for one in done)}
 
@@ -108,7 +108,7 @@ def verify_entity(job: Job, context: Any, name: str, run: str) -> dict[str, int]
 
 @body
 def ask_application(job: Job, context: Any) -> int | None:
-    """Ask the application's URL, if the params give one; return its status."""
+    """Request the application's URL, if the params give one, and return the status."""
     from accession.run import ask_application as ask
 
     return ask(job.params.app_url) if job.params.app_url else None
@@ -116,18 +116,18 @@ def ask_application(job: Job, context: Any) -> int | None:
 
 @body
 def rollback(job: Job, context: Any, run: str, epoch: int) -> dict[str, Any]:
-    """Undo the run if something below `open_run` failed and the params say so; else skip."""
+    """Undo the run if a task below `open_run` failed and the params say so; else skip."""
     if not has_failed(context):
-        raise AirflowSkipException("everything succeeded: nothing is to be undone")
+        raise AirflowSkipException("All tasks succeeded: there is nothing to undo.")
     if job.params.on_failure == "keep":
-        raise AirflowSkipException("something failed, and on_failure is keep: the target stays open as it is")
+        raise AirflowSkipException("A task failed, and on_failure is keep: the target stays open.")
     undone = job.load_run(run).rollback(find_actor(context))
     return {name: entity.model_dump() for name, entity in undone.entities.items()}
 
 
 @body
 def report(job: Job, context: Any) -> dict[str, Any]:
-    """End the run: commit or record it, write the report, say what happened; fail unless all is well."""
+    """End the run: commit or record it, write the report, and fail unless the run succeeded."""
     from accession.artifacts import GOOD
     from accession.run import show_summary
 
@@ -136,23 +136,23 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     outcome = gather_outcome(job, context, run)
     if run is None:
         context["ti"].xcom_push(key="note", value="nothing was written, failed")
-        raise RefusedError(f"the run ended before its backup, and nothing was written: {outcome.failure}")
+        raise RefusedError(f"The run ended before its backup, and nothing was written: {outcome.failure}")
     done = run.report(outcome)
     logger.info("%s", show_summary(done))
     logger.info("report: %s", run.folder.uri("report.html"))
     if done.status in GOOD and outcome.failure:
-        raise RefusedError(f"run {name} is {done.status} as before, but a cleared task failed: {outcome.failure}")
+        raise RefusedError(f"Run {name} is {done.status} as before, but a cleared task failed: {outcome.failure}")
     context["ti"].xcom_push(key="note", value=done.note)  # the listener puts it on the run
     if done.status not in GOOD:
-        raise RefusedError(f"run {name} {done.status.replace('_', ' ')}: {done.reason}")
+        raise RefusedError(f"Run {name} {done.status.replace('_', ' ')}: {done.reason}")
     return {"run": name, "status": done.status, "note": done.note, "report": run.folder.uri("report.json")}
 
 
 @body
 def check_rollback(job: Job, context: Any) -> str:
-    """Check what is to be undone; return the run."""
+    """Check that the run can be undone, and return its name."""
     if not job.params.run:
-        raise ParamsError("param run: name the run to undo, as its report or make audit does.")
+        raise ParamsError("Param run: name the run to undo, as its report or make audit does.")
     if not job.params.undo_tables and not job.params.restore_to:
         raise ParamsError("Params undo_tables and restore_to leave nothing to do: set at least one of them.")
     job.store.probe()
@@ -170,7 +170,7 @@ def check_rollback(job: Job, context: Any) -> str:
 def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
     """Undo the tables, prove it and close the target."""
     if not job.params.undo_tables:
-        raise AirflowSkipException("the tables are left as they are")
+        raise AirflowSkipException("The param undo_tables is false: the tables are left as they are.")
     undone = job.load_run(run).undo(find_actor(context), accept_conflicts=job.params.accept_conflicts)
     counts = {name: entity.model_dump() for name, entity in undone.entities.items()}
     for name, entity in counts.items():
@@ -180,10 +180,10 @@ def undo_target(job: Job, context: Any, run: str) -> dict[str, Any]:
 
 @body
 def restore_source(job: Job, context: Any, run: str) -> list[str]:
-    """Put the run's backup in the place of the source; return what was moved aside."""
+    """Put the run's backup in the place of the source, and return the files that were moved aside."""
     place = job.params.restore_to
     if not place:
-        raise AirflowSkipException("the source is left as it is")
+        raise AirflowSkipException("The param restore_to is empty: the source is left as it is.")
     aside = job.load_run(run).restore_source(place)
-    logger.info("%s holds the backup of run %s; aside: %s", place, run, ", ".join(aside) or "nothing")
+    logger.info("%s holds the backup of run %s; moved aside: %s", place, run, ", ".join(aside) or "nothing")
     return aside

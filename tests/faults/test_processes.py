@@ -97,7 +97,7 @@ def test_a_frozen_writer_that_wakes_after_the_undo_writes_nothing_more(staged: D
         process.send_signal(signal.SIGCONT)
         said, _ = process.communicate(timeout=30)
         assert process.returncode == 3, said
-        assert "stopped: the target is owned by another" in said
+        assert "stopped: another resume, undo or run owns the target" in said
     assert staged.scan("user") == []
 
 

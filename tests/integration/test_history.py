@@ -1,4 +1,4 @@
-"""Later runs: the second and every one after it, exact, minimal and safe (DESIGN §3, §4)."""
+"""Later runs: the second and every one after it, exact, minimal and safe (docs/architecture.md)."""
 
 import json
 import sqlite3

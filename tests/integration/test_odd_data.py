@@ -409,7 +409,9 @@ def test_keys_that_read_alike_as_number_and_text_refuse_the_run(library: Library
     with closing(sqlite3.connect(tmp_path / "site.db")) as db:
         db.executescript(f"{NO_KEY.format(declared='PRIMARY KEY')} INSERT INTO owner VALUES (5, 'a'), ('5', 'b');")
     driver = Driver(library, tmp_path / "site.db", mapping=make_mapping(tmp_path), max_rejects=9)
-    with pytest.raises(SourceError, match="two keys read alike, one as number and one as text: make them of one type"):
+    with pytest.raises(
+        SourceError, match="Two keys have the same text, but one is a number and one is text: give them the same type"
+    ):
         driver.run()
     assert driver.scan("owner") == []
 

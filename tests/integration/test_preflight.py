@@ -153,7 +153,13 @@ def test_an_index_keyed_otherwise(library: Library, source: Path) -> None:
             }
         ],
     )
-    refuse(Driver(library, source), TargetError, "isbn-index", "is keyed by title, the mapping says isbn", "mend")
+    refuse(
+        Driver(library, source),
+        TargetError,
+        "isbn-index",
+        "is keyed by title, the mapping says isbn",
+        "correct the index or the mapping",
+    )
 
 
 def test_an_index_key_of_another_type(library: Library, source: Path) -> None:
@@ -166,7 +172,7 @@ def test_an_index_key_of_another_type(library: Library, source: Path) -> None:
             {"AttributeName": "isbn", "AttributeType": "N"},
         ],
     )
-    refuse(Driver(library, source), TargetError, "takes isbn as N, the mapping makes it S: mend either")
+    refuse(Driver(library, source), TargetError, "takes isbn as N, the mapping makes it S: correct either")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,12 @@ def test_tables_that_hold_items_already(library: Library, source: Path, entity: 
     driver = Driver(library, source)
     key = driver.mapping.entities[entity].target.key
     library.aws.client("dynamodb").put_item(TableName=library.tables[entity], Item={key: {"S": "theirs"}})
-    refuse(driver, RefusedError, f"table {library.tables[entity]} holds items already", "existing_items=keep")
+    refuse(
+        driver,
+        RefusedError,
+        f"Table {library.tables[entity]} has items that no run of ours wrote",
+        "existing_items=keep",
+    )
     Driver(library, source, existing_items="keep").preflight()
     assert library.scan(entity) == [{key: {"S": "theirs"}}]
 
@@ -274,7 +285,7 @@ def test_a_sealed_target_and_how_it_is_unsealed(library: Library, source: Path) 
 
 def test_a_run_to_resume_that_is_not_open(library: Library, source: Path) -> None:
     refuse(
-        Driver(library, source, resume=RUN), RefusedError, f"run {RUN} cannot be resumed: no run has the target open"
+        Driver(library, source, resume=RUN), RefusedError, f"Run {RUN} cannot be resumed: no run has the target open"
     )
 
 

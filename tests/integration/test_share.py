@@ -30,7 +30,7 @@ class Clock:
 def test_a_task_takes_as_much_as_there_are_parts_at_work(store: Store) -> None:
     clock = Clock()
     store.put(RunFolder(store, RUN).path_of_mark("book", 0), b"")
-    share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
+    share = Share(RunFolder(store, RUN), 1000, clock=lambda: clock.now, sleep=clock.sleep)
     assert (share(), clock.slept) == (1000, 0), "one alone neither waits nor shares"
     for part in range(1, 4):
         store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
@@ -38,7 +38,7 @@ def test_a_task_takes_as_much_as_there_are_parts_at_work(store: Store) -> None:
     assert share() == 1000, "it does not look for every request"
     clock.now += LOOK_SECONDS
     assert share() == pytest.approx(1000 / 3)
-    assert count_parts_at_work(store, RUN) == 3
+    assert count_parts_at_work(RunFolder(store, RUN)) == 3
 
 
 def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) -> None:
@@ -46,7 +46,7 @@ def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) 
     shares = []
     for part in range(4):
         store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
-        share = Share(store, RUN, 1000, clock=lambda: clock.now, sleep=clock.sleep)
+        share = Share(RunFolder(store, RUN), 1000, clock=lambda: clock.now, sleep=clock.sleep)
         share()
         shares.append(share)
         assert sum(one() for one in shares) == pytest.approx(1000)
@@ -56,6 +56,6 @@ def test_a_newcomer_writes_nothing_before_the_others_have_seen_it(store: Store) 
 def test_all_threads_of_a_newcomer_wait(store: Store) -> None:
     for part in range(2):
         store.put(RunFolder(store, RUN).path_of_mark("book", part), b"")
-    share = Share(store, RUN, 1000)
+    share = Share(RunFolder(store, RUN), 1000)
     with ThreadPoolExecutor(8) as threads:
         assert {one.result() for one in [threads.submit(share) for _ in range(8)]} == {500}

@@ -69,7 +69,7 @@ def test_an_error_of_s3_is_a_sentence(
 
 @pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3:///key"])
 def test_an_address_of_nothing_is_named(library: Library, file: Path, uri: str) -> None:
-    with pytest.raises(StoreError, match="is no address of an object: write s3://bucket/key"):
+    with pytest.raises(StoreError, match="is not the address of an object: write s3://bucket/key"):
         fetch_object(library.aws.client("s3"), uri, file)
 
 

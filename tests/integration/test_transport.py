@@ -3,7 +3,6 @@
 import select
 import socket
 import ssl
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -19,12 +18,10 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import CredentialRetrievalError
+from certificate import write_certificate
 
 from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, TransientError
-
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
-from certificate import write_certificate
 
 EMPTY = b'{"Items":[],"Count":0}'
 

@@ -160,7 +160,7 @@ def test_the_list_has_a_line_for_each_run(site: Site, verified: Driver) -> None:
 
 def test_the_run_page_begins_with_the_verdict(site: Site) -> None:
     text = site.text("{run}")
-    assert text.index("All is well: 717 items are in the tables and proved equal") < text.index("What was moved")
+    assert text.index("All is well: 717 items are in the tables and proved equal") < text.index("Items moved")
     for part in (
         "Rejected rows",
         "book_id 599 refers to no book",

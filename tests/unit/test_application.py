@@ -67,6 +67,6 @@ def test_an_address_that_is_none_is_said(url: str) -> None:
 
 
 def test_what_may_be_secret_in_an_address_is_not_told() -> None:
-    with pytest.raises(VerificationError, match=r"the application at http://127\.0\.0\.1:9/health does") as raised:
+    with pytest.raises(VerificationError, match=r"The application at http://127\.0\.0\.1:9/health does") as raised:
         ask_application("http://127.0.0.1:9/health?token=s3cret", sleep=lambda _: None)
     assert "s3cret" not in str(raised.value)

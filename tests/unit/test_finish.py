@@ -11,7 +11,7 @@ from accession.run.finish import Evidence, decide_end
 WRITTEN = Evidence(
     outcome=Outcome(is_verified=True, epoch=1),
     is_owner=True,
-    is_begun=True,
+    may_have_written=True,
     is_proved=True,
     has_plan=True,
     is_empty=False,
@@ -19,7 +19,7 @@ WRITTEN = Evidence(
     is_dry_run=False,
     records_changed=True,
 )
-STOPPED = replace(WRITTEN, outcome=Outcome(), is_owner=False, is_begun=False, is_proved=False)
+STOPPED = replace(WRITTEN, outcome=Outcome(), is_owner=False, may_have_written=False, is_proved=False)
 FAILED = Outcome(failure="S3 is busy")
 
 
@@ -30,7 +30,7 @@ FAILED = Outcome(failure="S3 is busy")
         (replace(WRITTEN, is_proved=False), "failed", False, False),  # somebody marked a proof as a success
         (replace(WRITTEN, is_owner=False), "failed", False, False),  # somebody else has the target
         (replace(WRITTEN, outcome=FAILED), "failed", False, False),
-        (replace(WRITTEN, outcome=FAILED, is_begun=False), "failed", False, True),  # released
+        (replace(WRITTEN, outcome=FAILED, may_have_written=False), "failed", False, True),  # released
         (replace(WRITTEN, outcome=Outcome(is_rolled_back=True), is_owner=False), "rolled_back", False, False),
         (replace(WRITTEN, outcome=Outcome(failure="no", is_refused=True)), "failed", False, False),
         (replace(STOPPED, outcome=Outcome(failure="no", is_refused=True)), "refused", False, False),
@@ -59,7 +59,7 @@ def every_evidence() -> list[Evidence]:
         for failure in (None, "S3 is busy")
         for by in (None, "ann")
     ]
-    flags = ("is_owner", "is_begun", "is_proved", "has_plan", "is_empty", "is_dry_run", "records_changed")
+    flags = ("is_owner", "may_have_written", "is_proved", "has_plan", "is_empty", "is_dry_run", "records_changed")
     return [
         replace(WRITTEN, outcome=outcome, refusal=refusal, **dict(zip(flags, values, strict=True)))
         for outcome in outcomes
@@ -78,12 +78,12 @@ def test_whatever_happened() -> None:
         if end.commits:
             assert end.status in ("verified", "unchanged")
         if end.commits and end.status == "unchanged":
-            assert not evidence.is_begun
+            assert not evidence.may_have_written
             assert not evidence.is_owner
         if end.closes:  # only by its owner, and never over a part that was begun and not proved
             assert evidence.is_owner
-            assert end.status == "verified" or not evidence.is_begun
-        if evidence.is_begun:
+            assert end.status == "verified" or not evidence.may_have_written
+        if evidence.may_have_written:
             assert end.status not in ("unchanged",)
         if evidence.outcome.failure and not evidence.outcome.is_verified:
             assert end.status in ("failed", "refused", "rolled_back")

@@ -61,13 +61,13 @@ def test_keys_come_back_as_they_were(tmp_path: Path, key: Any) -> None:
 
 
 def test_a_key_may_not_come_twice_in_one_generation(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="two rows have the same key"):
+    with pytest.raises(SourceError, match="Two rows have the same key"):
         write_map(tmp_path / "m.db", [make_entry(5), make_entry(5, new_id="other")])
     assert write_map(tmp_path / "m.db", [make_entry(5), make_entry(5, generation=1)])
 
 
 def test_keys_that_make_the_same_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="two keys read alike, one as number and one as text"):
+    with pytest.raises(SourceError, match="Two keys have the same text, but one is a number and one is text"):
         write_map(tmp_path / "m.db", [make_entry(5), make_entry("5")], affinity="")
 
 
@@ -92,7 +92,7 @@ def test_a_map_in_another_encoding_is_refused_with_its_remedy(tmp_path: Path) ->
     path = write_map(tmp_path / "m.db", encoding="UTF-16le")
     with closing(sqlite3.connect("file::memory:", uri=True)) as db:
         db.execute("CREATE TABLE t (c)")
-        with pytest.raises(SourceError, match=r"m\.db cannot be read beside the source .*Make it again in the old one"):
+        with pytest.raises(SourceError, match=r"m\.db cannot be read beside the source .*recreate it in the old one"):
             attach(db, path, "map_t")
 
 

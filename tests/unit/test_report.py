@@ -11,7 +11,7 @@ from accession.artifacts import GOOD, EntityReport, Report
 from accession.run import show_summary
 from accession.run.summary import COLUMNS
 
-# DESIGN, "report.json": others build on these names.
+# The format of report.json is stable (include/accession/artifacts/report.py): others build on these names.
 STABLE = {
     "run",
     "airflow_run_id",

@@ -131,7 +131,7 @@ def render(report: Report, rejects_csv: bytes = b"", rollback: Rollback | None =
 def test_the_verdict_comes_first_and_is_a_sentence(status: Any) -> None:
     report = make_report(status=status)
     text = render(report).text
-    assert text.index(describe_verdict(report)) < text.index("What the words mean")
+    assert text.index(describe_verdict(report)) < text.index("What the columns mean")
     assert describe_verdict(report).endswith(".")
 
 
@@ -252,12 +252,12 @@ def test_a_held_reject_and_what_became_of_earlier_ones_are_told() -> None:
     since = {"user_book": {"new": 1, "remaining": 2, "resolved": 3}}
     text = render(make_report(rejects=since), write_rejects(1, held="yes")).text
     assert "its item stays as it was" in text
-    assert "user_book: 1 new, 2 remaining, 3 resolved (against the run before)" in text
+    assert "user_book: 1 new, 2 remaining, 3 resolved (compared with the previous run)" in text
 
 
 def test_an_undo_shows_its_numbers_and_its_conflicts_up_to_a_bound() -> None:
     text = render(make_report(status="rolled_back"), b"", make_rollback(0)).text
-    assert "Every item was read back and is what it was before the run." in text
+    assert "Every item was read again and is as it was before the run." in text
     for number in (7, 41, 3):
         assert f" {number} " in text
     text = render(make_report(status="failed", is_open=True), b"", make_rollback(SHOWN + 5)).text

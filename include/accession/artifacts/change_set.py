@@ -2,8 +2,8 @@
 
     {"op":"put","key":"<key of the item>","old_key":17,"units":3,"checksum":"<hex>","before":null,"item":{…}}
 
-`op` is put, update, delete, reject or conflict. Items are DynamoDB's typed JSON. `before` is what the target held when
-the run was staged. The bytes of `item` are the bytes that are sent.
+`op` is put, update, delete, reject or conflict. Items are DynamoDB's typed JSON. `before` is the item that the target
+held when the run was staged. The bytes of `item` are sent to DynamoDB as they are.
 """
 
 import gzip
@@ -23,8 +23,8 @@ Op = Literal["put", "update", "delete", "reject", "conflict"]
 MAX_PARTS = 1000  # below Airflow's [core] max_map_length, 1024
 BUFFER_BYTES = 256 * 1024
 
-# A put is written and read without parsing its item, so the order of its fields is fixed. Quotes inside a JSON text are
-# escaped, so the first of each of these marks is the field itself.
+# A put is written and read without parsing its item, so the order of its fields is fixed. Quotes in a JSON string are
+# escaped, so the first occurrence of each of these marks is the field itself.
 PUT = b'{"op":"put","key":'
 OLD_KEY = b',"old_key":'
 ITEM = b'"before":null,"item":'
@@ -44,7 +44,7 @@ class Change(NamedTuple):
 
 
 class Part(Document):
-    """What the index says of one part: its number, its digest, and how many lines it has of each kind."""
+    """One part of an entity: its number, its digest, and how many lines of each kind it has."""
 
     part: int
     sha256: str
@@ -56,12 +56,12 @@ class Part(Document):
 
     @property
     def writes(self) -> int:
-        """Lines that are written to DynamoDB."""
+        """Return how many lines are written to DynamoDB."""
         return self.put + self.update + self.delete
 
 
 class Counts(Document):
-    """What staging found in one entity.
+    """The numbers that staging found in one entity.
 
     `read_units` were consumed by staging. `reread_units` will be consumed by the writers, which read each item again
     just before they update or delete it.
@@ -83,11 +83,11 @@ class Counts(Document):
 
 
 class StagedEntity(Document):
-    """What staging found and wrote of one entity: `changes/<entity>/index.json`.
+    """The result of staging one entity: `changes/<entity>/index.json`.
 
-    It is written last, so that parts without it do not count. `attributes` are those that the runs up to this one have
-    written: all others of an item are the application's. `key` and `indexes` are those of the table; version 0.1.0 left
-    them to the mapping.
+    It is written last: a part without it does not count. `attributes` are those that this run and earlier ones write;
+    all others of an item belong to the application. `key` and `indexes` are those of the table; version 0.1.0 did not
+    store them.
     """
 
     entity: str
@@ -107,7 +107,7 @@ class StagedEntity(Document):
 
 
 def encode_put(key: ItemKey, old_key: RowKey, units: int, checksum: bytes, data: bytes) -> bytes:
-    """Return the line of a new item, without parsing its bytes."""
+    """Return the line that puts a new item, without parsing its bytes."""
     return b'%b%b%b%b,"units":%d,"checksum":"%b",%b%b}\n' % (
         PUT, orjson.dumps(key), OLD_KEY, orjson.dumps(old_key), units, checksum.hex().encode(), ITEM, data,
     )  # fmt: skip
@@ -119,12 +119,12 @@ def encode_change(change: Change) -> bytes:
 
 
 def decode_change(line: bytes) -> Change:
-    """Return the change that a line says."""
+    """Return the change in a line."""
     return Change(**orjson.loads(line))
 
 
 def split_put(line: bytes) -> tuple[ItemKey, bytes] | None:
-    """Return key and item bytes of the line of a put, without parsing the item. None for any other line."""
+    """Return the key and the item bytes of a put, without parsing the item; None for any other line."""
     if not line.startswith(PUT):
         return None
     end = line.index(OLD_KEY)
@@ -132,9 +132,9 @@ def split_put(line: bytes) -> tuple[ItemKey, bytes] | None:
 
 
 class PartWriter:
-    """Write the parts of one entity: `rows_per_part` lines each, at least one part, in constant memory.
+    """Write the parts of one entity in constant memory: `rows_per_part` lines each, and at least one part.
 
-    `upload` stores a finished file as the part with that number and returns its SHA-256.
+    `upload` stores a finished file under the number of its part and returns its SHA-256.
     """
 
     def __init__(self, file: Path, rows_per_part: int, upload: Callable[[int, Path], str]) -> None:
@@ -147,7 +147,7 @@ class PartWriter:
         self._lines: list[bytes] = []
         self._size = 0
         self._rows = 0
-        # No file name and no time in the header: the same lines make the same bytes.
+        # The header has no file name and no time, so that the same lines make the same bytes.
         self._stream = self._file.open("wb")
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._stream, mtime=0)
 
@@ -167,7 +167,7 @@ class PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file, wherever writing stopped."""
+        """Close the file, even if writing stopped early."""
         self._gzip.close()
         self._stream.close()
 

@@ -1,19 +1,19 @@
-"""A JSON artifact, and where the artifacts of a run are."""
+"""A JSON artifact, and the folder of a run."""
 
 import orjson
 from pydantic import BaseModel, ConfigDict
 
 
 class Document(BaseModel):
-    """A JSON artifact: immutable, unknown fields refused."""
+    """A JSON artifact. It is immutable, and refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def dump(self) -> bytes:
-        """Its bytes on S3."""
+        """Return the bytes that are stored on S3."""
         return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
 
 
 def run_path(run: str, path: str = "") -> str:
-    """A path in the folder of a run."""
+    """Return a path in the folder of a run."""
     return f"runs/{run}/{path}"

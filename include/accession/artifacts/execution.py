@@ -1,4 +1,4 @@
-"""What was done of a change set: the mark that a part was begun, what its last execution did, the conflicts it met."""
+"""The stored result of executing one part of a change set, and the conflicts that its writer met."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ from accession.artifacts.document import Document
 
 
 class WriteConflict(Document):
-    """A conflict met while writing: the application's item stands. `checksum` is what an earlier run wrote there; None
-    where this run wrote it before the application did, so that its undo has to look at it."""
+    """A conflict that a writer met; the application's item stays.
+
+    `checksum` is that of the item which an earlier run wrote. It is None if this run may have written the item before
+    the application changed it, so that an undo must look at the item.
+    """
 
     key: str
     old_key: Any
@@ -16,7 +19,7 @@ class WriteConflict(Document):
 
 
 class Execution(Document):
-    """What one execution of a part did; `progress/<entity>/<part>.json`."""
+    """The result of one execution of a part: `progress/<entity>/<part>.<step>.json`."""
 
     entity: str
     part: int | None

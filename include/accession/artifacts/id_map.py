@@ -1,10 +1,10 @@
-"""The ID map: one SQLite file per entity and run that says which new id each old key has, and what was written for it.
+"""The ID map: one SQLite file per entity and run that gives the new id of each old key and the checksum of its item.
 
-Dependent entities join through it, the next run compares with it, verification proves it, an auditor opens it:
+Dependent entities join through it, the next run compares with it, verification proves it, and an auditor can open it:
 
     sqlite3 user.db "SELECT new_id FROM id_map WHERE old_key = 17 AND latest"
 
-A row id that SQLite used again has an entry for each generation; the latest one is what the source holds now.
+A row id that SQLite used again has an entry for each generation. The latest one is the row that the source holds now.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ from accession.items import ItemKey, RowKey
 
 EntryState = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
 
-# Parents in these states are in the source and in the target, so that children resolve.
+# A parent in one of these states is in the source and in the target, so a child can refer to it.
 RESOLVING = "('live', 'kept_conflict', 'held_reject')"
 
 SCHEMA = """
@@ -72,9 +72,9 @@ class RejectedRow(NamedTuple):
 
 
 def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3.Connection:
-    """A new, empty map whose old keys compare as a column of `affinity` does. Not durable until `finish_id_map`.
+    """Create an empty map whose old keys compare as a column of `affinity` does. `finish_id_map` makes it durable.
 
-    `encoding` is that of the source: SQLite attaches only databases whose texts are encoded alike.
+    `encoding` is that of the source, because SQLite attaches only databases of the same text encoding.
     """
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
@@ -86,12 +86,12 @@ def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3
 
 
 def add_entries(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
-    """Append entries. Raises SourceError when two have the same key and generation."""
+    """Append entries. Raises SourceError if two have the same key and generation."""
     try:
         connection.executemany(f"INSERT INTO id_map ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", entries)
     except sqlite3.IntegrityError as error:
         raise SourceError(
-            f"two rows have the same key ({error}): make the key column of the mapping unique."
+            f"Two rows have the same key ({error}): make the key column of the mapping unique."
         ) from error
 
 
@@ -101,7 +101,7 @@ def add_rejects(connection: sqlite3.Connection, rejects: Iterable[RejectedRow]) 
 
 
 def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
-    """Take over the tombstones of the head's map, which stay for ever so that no generation is used again."""
+    """Copy the tombstones of the head's map. They stay for ever, so that no generation is used again."""
     connection.execute("COMMIT")
     attach(connection, head, "head")
     connection.execute("BEGIN")
@@ -118,18 +118,20 @@ def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
 
 
 def finish_id_map(connection: sqlite3.Connection) -> None:
-    """Index, commit and close. Raises SourceError when two keys make the same id (5 and '5' in one column)."""
+    """Index, commit and close the map. Raises SourceError if two keys make the same id (5 and '5' in one column)."""
     connection.execute("COMMIT")
     connection.execute("CREATE INDEX rejects_old_key ON rejects (old_key)")
     try:
         connection.execute("CREATE UNIQUE INDEX id_map_new_id ON id_map (new_id)")
     except sqlite3.IntegrityError as error:
-        raise SourceError("two keys read alike, one as number and one as text: make them of one type.") from error
+        raise SourceError(
+            "Two keys have the same text, but one is a number and one is text: give them the same type."
+        ) from error
     connection.close()
 
 
 def open_id_map(path: Path) -> sqlite3.Connection:
-    """A finished map, read-only."""
+    """Open a finished map, read-only."""
     connection = sqlite3.connect(_address(path), uri=True, check_same_thread=False)
     connection.execute("PRAGMA cache_size = -8000")
     return connection
@@ -138,14 +140,14 @@ def open_id_map(path: Path) -> sqlite3.Connection:
 def attach(connection: sqlite3.Connection, path: Path, name: str) -> None:
     """Make a finished map readable as `name` on a connection that was opened with uri=True.
 
-    Raises SourceError when their texts are encoded otherwise.
+    Raises SourceError if the two have different text encodings.
     """
     try:
         connection.execute(f'ATTACH ? AS "{name}"', (_address(path),))
     except sqlite3.OperationalError as error:
         raise SourceError(
-            f"the ID map {path.name} cannot be read beside the source ({error}): has the source been made anew in "
-            "another text encoding since the last run? Make it again in the old one (PRAGMA encoding)."
+            f"The ID map {path.name} cannot be read beside the source ({error}). If the source was recreated in "
+            "another text encoding since the last run, recreate it in the old one (PRAGMA encoding)."
         ) from error
 
 
@@ -154,9 +156,12 @@ def _address(path: Path) -> str:
 
 
 def mark_conflicts(path: Path, conflicts: Iterable[tuple[str, bytes | None]]) -> None:
-    """Note in a local copy of a map the conflicts that its run met while writing: (new id, checksum as last written;
-    None: the map's own). They show again in the next run. What was to be deleted has no row that refers to it; where
-    the application's attributes were kept, what the source said before is not known, and equals nothing."""
+    """Mark the conflicts that a run met while writing in a local copy of its map, so that the next run reports them.
+
+    A conflict is a new id and the checksum of the item as last written; None keeps the checksum of the map. An item
+    that was to be deleted becomes `kept_delete`, to which no row refers. If attributes of the application were kept,
+    the checksum of the earlier row is unknown, so it becomes one that equals no other.
+    """
     connection = sqlite3.connect(path)
     with connection:
         connection.executemany(
@@ -169,7 +174,7 @@ def mark_conflicts(path: Path, conflicts: Iterable[tuple[str, bytes | None]]) ->
 
 
 def count_entries(path: Path) -> int:
-    """Entries of a finished map."""
+    """Return the number of entries of a finished map."""
     connection = open_id_map(path)
     try:
         count: int = connection.execute("SELECT count(*) FROM id_map").fetchone()[0]
@@ -179,7 +184,7 @@ def count_entries(path: Path) -> int:
 
 
 def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
-    """How many rejects are new, remain or are resolved since the head."""
+    """Count the rejects that are new, remaining or resolved since the head."""
     counts = {"new": 0, "remaining": 0, "resolved": 0}
     for _, since in list_rejects(path, head):
         counts[since] += 1
@@ -187,7 +192,7 @@ def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
 
 
 def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, str]]:
-    """Every reject with what it is since the head: new, remaining, or resolved (those of the head come last)."""
+    """Yield each reject with its status since the head: new, remaining, or resolved. The resolved ones come last."""
     connection = open_id_map(path)
     try:
         if head is None:
@@ -195,19 +200,19 @@ def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, s
                 yield RejectedRow(*row), "new"
             return
         attach(connection, head, "head")
-        # IS, since rows without a key are rejects too.
+        # IS, because a row without a key is a reject too.
         known = "EXISTS (SELECT 1 FROM head.rejects h WHERE h.old_key IS r.old_key)"
         for *row, remains in connection.execute(f"SELECT *, {known} FROM main.rejects r ORDER BY rowid"):
             yield RejectedRow(*row), "remaining" if remains else "new"
-        mended = "NOT EXISTS (SELECT 1 FROM main.rejects r WHERE r.old_key IS h.old_key)"
-        for row in connection.execute(f"SELECT * FROM head.rejects h WHERE {mended} ORDER BY rowid"):
+        resolved = "NOT EXISTS (SELECT 1 FROM main.rejects r WHERE r.old_key IS h.old_key)"
+        for row in connection.execute(f"SELECT * FROM head.rejects h WHERE {resolved} ORDER BY rowid"):
             yield RejectedRow(*row), "resolved"
     finally:
         connection.close()
 
 
 def has_changed(path: Path, head: Path | None) -> bool:
-    """Whether the map records anything that the head's does not: an entry, a state, a checksum, a reject."""
+    """Tell whether the map differs from the head's in any entry, state, checksum or reject."""
     connection = open_id_map(path)
     try:
         if head is None:

@@ -1,12 +1,9 @@
-"""A run and what it is made of: its name, its backup, the head it stands on. Written once, when the run is named."""
+"""The manifest of a run: its name, its params, its backup and its head. It is written once, when the run is named."""
 
-import logging
 from typing import Any
 from uuid import UUID
 
 from accession.artifacts.document import Document
-
-logger = logging.getLogger(__name__)
 
 
 class SnapshotRef(Document):
@@ -20,7 +17,7 @@ class SnapshotRef(Document):
 
     @property
     def path(self) -> str:
-        """The path of the backup in the bucket, which is its digest."""
+        """Return the path of the backup in the bucket. The backup is named by its digest."""
         return f"backups/{self.sha256}.db"
 
 
@@ -44,5 +41,5 @@ class Manifest(Document):
     ended_at: str
 
     def param(self, name: str) -> Any:
-        """A param of the run."""
+        """Return a param of the run."""
         return self.params[name]

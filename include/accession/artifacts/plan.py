@@ -17,7 +17,7 @@ class EntityPlan(Document):
 
 
 class Plan(Document):
-    """`plan.json`. Read units are those of staging and of the writers; the proof's scan is not in them."""
+    """`plan.json`. Its read units are those of staging and of the writers, without the scan that verifies."""
 
     run: str
     entities: dict[str, EntityPlan]
@@ -35,5 +35,5 @@ class Plan(Document):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to write."""
+        """Tell whether there is nothing to write."""
         return self.writes == 0

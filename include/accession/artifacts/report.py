@@ -1,4 +1,4 @@
-"""The report of a run: its numbers (`report.json`, stable: others build on it), its one line, its table for the log."""
+"""The stored report of a run: `report.json`. Its format is stable, because others build on it."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ GOOD: tuple[Status, ...] = ("verified", "unchanged", "dry_run")
 
 
 class EntityReport(Document):
-    """What became of one entity; numbers of rows or items."""
+    """The results of one entity, as numbers of rows or items."""
 
     table: str
     source_rows: int = 0
@@ -30,14 +30,14 @@ class EntityReport(Document):
 
 
 class Amount(Document):
-    """As planned, and as DynamoDB charged. What a killed attempt consumed is not known and not in it."""
+    """An amount as planned, and as DynamoDB charged it. It leaves out killed attempts, whose consumption is unknown."""
 
     planned: float
     consumed: float
 
 
 class Step(Document):
-    """When a step was at work: ISO 8601 in UTC."""
+    """The time at which a step was at work: ISO 8601 in UTC."""
 
     name: str
     started_at: str
@@ -73,13 +73,13 @@ class Report(Document):
 
     @property
     def totals(self) -> dict[str, int]:
-        """The numbers of all entities added up."""
+        """Return the numbers of all entities, added up."""
         names = [name for name in EntityReport.model_fields if name != "table"]
         return {name: sum(getattr(entity, name) for entity in self.entities.values()) for name in names}
 
     @property
     def note(self) -> str:
-        """What the run did, in one line: "3 put, 1 deleted, 25 996 unchanged, verified"."""
+        """Return what the run did, in one line: "3 put, 1 deleted, 25 996 unchanged, verified"."""
         names = ("put", "updated", "deleted", "unchanged", "rejected", "conflicts", "missing", "mismatched", "drifted")
         totals = self.totals
         parts = [f"{totals[name]:,} {name}".replace(",", " ") for name in names if totals[name]]

@@ -6,7 +6,7 @@ from accession.artifacts.document import Document
 
 
 class Undone(Document):
-    """What the undo of one entity came to. Every item counts once."""
+    """The results of undoing one entity. Every item counts once."""
 
     table: str
     restored: int

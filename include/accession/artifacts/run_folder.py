@@ -1,4 +1,4 @@
-"""The folder of a run: where each of its artifacts is, and how it is read back."""
+"""The folder of a run: the path of each of its artifacts, and how each is read back."""
 
 import gzip
 import hashlib
@@ -15,55 +15,56 @@ from accession.artifacts.report import Report
 from accession.artifacts.rollback import Rollback
 from accession.artifacts.store import Store
 from accession.artifacts.verification import Verification
-from accession.errors import SourceError, StoreError
+from accession.errors import NotFoundError, SourceError, StoreError
 
 
 class RunFolder:
     """The artifacts of one run: `runs/<run>/` below the prefix of its target.
 
-    A `path_of_…` method names an object relative to the target, as the register does. A `find_…` method returns None
-    for a document that is not there, a `load_…` method raises StoreError. Both raise StoreError for a damaged one.
+    A `path_of_…` method returns a path relative to the target, as the register has it. If a document is not there, a
+    `find_…` method returns None and a `load_…` method raises StoreError. Both raise StoreError if it is damaged.
     """
 
     def __init__(self, store: Store, run: str) -> None:
         self.store, self.run = store, run
 
     def path(self, name: str = "") -> str:
-        """Return the path of an artifact; without a name, of the folder."""
+        """Return the path of an artifact, or of the folder if no name is given."""
         return run_path(self.run, name)
 
     def uri(self, name: str = "") -> str:
-        """Return the s3:// address of an artifact; without a name, of the folder."""
+        """Return the s3:// address of an artifact, or of the folder if no name is given."""
         return self.store.uri(self.path(name))
 
     # Written by backup
 
     def find_manifest(self) -> Manifest | None:
-        """Return what the run was made of, or None if there is no such run."""
+        """Return the manifest of the run, or None if there is no such run."""
         return self.store.find_document(self.path("manifest.json"), Manifest)
 
     def load_manifest(self) -> Manifest:
-        """Return what the run was made of."""
+        """Return the manifest of the run. Raises NotFoundError if there is no such run."""
         found = self.find_manifest()
         if found is None:
-            raise StoreError(
-                f"There is no run {self.run} in {self.store.uri('runs/')}: see make audit for those there are."
+            raise NotFoundError(
+                f"There is no run {self.run} in {self.store.uri('runs/')}: run make audit to list them."
             )
         return found
 
     def fetch_backup(self, manifest: Manifest, folder: Path) -> Path:
-        """Download the backup of the run and check its digest. Raises SourceError when it has expired."""
+        """Download the backup of the run and check its digest. Raises SourceError if it has expired."""
         path = manifest.snapshot.path
         if not self.store.has(path):
             raise SourceError(
-                f"The backup of run {self.run} has expired: the bucket's lifecycle removed {self.store.uri(path)}."
+                f"The backup of run {self.run} has expired: the bucket's lifecycle removed {self.store.uri(path)}. "
+                "Restore an earlier version of that object, or trigger a new run."
             )
         return self.store.download(path, folder / "backup.db", manifest.snapshot.sha256)
 
     # Written by stage and plan
 
     def path_of_staged(self, entity: str) -> str:
-        """Return the path of what staging found in an entity. It is written last: a part without it does not count."""
+        """Return the path of the result of staging an entity. It is written last: a part without it does not count."""
         return self.path(f"changes/{entity}/index.json")
 
     def path_of_part(self, entity: str, part: int) -> str:
@@ -71,19 +72,19 @@ class RunFolder:
         return self.path(f"changes/{entity}/{part:05d}.jsonl.gz")
 
     def path_of_id_map(self, entity: str) -> str:
-        """Return the path of the ID map that the run makes of an entity."""
+        """Return the path of the ID map that the run made for an entity."""
         return self.path(f"id_map/{entity}.db")
 
     def find_staged(self, entity: str) -> StagedEntity | None:
-        """Return what staging found in an entity, or None if it has not come so far."""
+        """Return the result of staging an entity, or None if it is not staged yet."""
         return self.store.find_document(self.path_of_staged(entity), StagedEntity)
 
     def load_staged(self, entity: str) -> StagedEntity:
-        """Return what staging found in an entity."""
+        """Return the result of staging an entity."""
         return self.store.get_document(self.path_of_staged(entity), StagedEntity)
 
     def read_lines(self, entity: str, part: Part) -> Iterator[bytes]:
-        """Return the lines of a part, its digest checked first. Raises StoreError when it is damaged."""
+        """Yield the lines of a part, after checking its digest. Raises StoreError if the part is damaged."""
         path = self.path_of_part(entity, part.part)
         data = self.store.get(path)
         if hashlib.sha256(data).hexdigest() != part.sha256:
@@ -92,11 +93,11 @@ class RunFolder:
             yield from stream
 
     def read_changes(self, entity: str, part: Part) -> Iterator[Change]:
-        """Return the lines of a part, parsed. Raises StoreError when it is damaged."""
+        """Return the changes of a part. Raises StoreError if the part is damaged."""
         return (decode_change(line) for line in self.read_lines(entity, part))
 
     def find_plan(self) -> Plan | None:
-        """Return the plan, or None if the run has not come so far."""
+        """Return the plan, or None if there is none yet."""
         return self.store.find_document(self.path("plan.json"), Plan)
 
     def load_plan(self) -> Plan:
@@ -106,15 +107,15 @@ class RunFolder:
     # Written by migrate and remove
 
     def path_of_mark(self, entity: str, part: int, step: str = "migrate") -> str:
-        """Return the path of the mark that a part was begun."""
+        """Return the path of the mark that is written before a part is executed."""
         return self.path(f"progress/{entity}/{part:05d}.{step}.started")
 
     def path_of_execution(self, entity: str, part: int, step: str = "migrate") -> str:
-        """Return the path of what the last execution of a part did."""
+        """Return the path of the result of the last execution of a part."""
         return self.path(f"progress/{entity}/{part:05d}.{step}.json")
 
-    def was_begun(self, entity: str, part: int, step: str = "migrate") -> bool:
-        """Tell whether a part was begun, so that something of it may be in the target."""
+    def was_started(self, entity: str, part: int, step: str = "migrate") -> bool:
+        """Tell whether a part was started, so that some of its changes may be in the target."""
         return self.store.has(self.path_of_mark(entity, part, step))
 
     def find_write_conflicts(self, entity: str) -> list[WriteConflict]:
@@ -132,16 +133,16 @@ class RunFolder:
         return self.path(f"verification/{entity}.json")
 
     def path_of_problems(self, entity: str) -> str:
-        """Return the path of the list of all items of an entity that are not as the source makes them."""
+        """Return the path of the list of all items of an entity that differ from the source."""
         return self.path(f"verification/{entity}.jsonl.gz")
 
     def find_verifications(self, entities: Iterable[str]) -> dict[str, Verification]:
-        """Return the proofs that there are of these entities."""
+        """Return the proofs of those of these entities that have one."""
         found = {name: self.find_verification(name) for name in entities}
         return {name: verification for name, verification in found.items() if verification is not None}
 
     def find_verification(self, entity: str) -> Verification | None:
-        """Return the proof of an entity, or None if the run has not come so far."""
+        """Return the proof of an entity, or None if there is none yet."""
         return self.store.find_document(self.path_of_verification(entity), Verification)
 
     def find_rollback(self) -> Rollback | None:
@@ -149,9 +150,9 @@ class RunFolder:
         return self.store.find_document(self.path("rollback.json"), Rollback)
 
     def find_report(self) -> Report | None:
-        """Return the report of the run's last end, or None before its first."""
+        """Return the report of the last time that the run ended, or None if it has not ended yet."""
         return self.store.find_document(self.path("report.json"), Report)
 
     def load_report(self) -> Report:
-        """Return the report of the run's last end."""
+        """Return the report of the last time that the run ended."""
         return self.store.get_document(self.path("report.json"), Report)

@@ -1,4 +1,4 @@
-"""S3 itself: how a client is made, what its errors mean, and single objects that are no artifacts (a source)."""
+"""S3: the settings of a client, the translation of its errors, and objects that are not artifacts, such as a source."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,35 +14,35 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from accession.aws import explain_failure
 from accession.errors import AccessionError, StoreError, TransientError
 
-# Two parts of 8 MB at once and a short queue to the disk: boto3's defaults hold up to 80 MB of an upload and 250 MB of
-# a download in memory, so that a task's memory would grow with its file.
+# Transfer two parts of 8 MB at once, with a short queue to the disk. boto3's defaults hold up to 80 MB of an upload and
+# 250 MB of a download in memory, so a task's memory would grow with its file.
 TRANSFER = TransferConfig(max_concurrency=2, io_chunksize=1024 * 1024, max_io_queue=4)
 MISSING = {"NoSuchKey", "404", "NotFound"}
 
 
 def client_config() -> Config:
-    """Retries on purpose: ten attempts in standard mode, whose default is three (botocore, "Retries")."""
+    """Return the config of a client: ten attempts in standard mode, whose default is three (botocore, "Retries")."""
     return Config(retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=5, read_timeout=60)
 
 
 @contextmanager
 def translating(action: str, bucket: str, key: str) -> Iterator[None]:
-    """Raise what boto3 raises as one sentence that a person understands."""
+    """Translate the errors of boto3 into errors of ours, with a sentence that a person understands."""
     try:
         yield
     except RetriesExceededError as error:
         raise translate_error(error.last_exception, action, bucket, key) from error  # type: ignore[attr-defined]
-    except Boto3Error as error:  # raised for another, whose text it repeats
+    except Boto3Error as error:  # it wraps another error and repeats its text
         raise translate_error(error.__context__ or error, action, bucket, key) from error
     except (ClientError, BotoCoreError) as error:
         raise translate_error(error, action, bucket, key) from error
 
 
 def translate_error(error: BaseException, action: str, bucket: str, key: str) -> AccessionError:
-    """Return an error of boto3 as one sentence: what failed, on which object, and what to do."""
+    """Return the error for one of boto3's: it says what failed, on which object, and what to do."""
     request = f"{action} on s3://{bucket}/{key}"
     if isinstance(error, ParamValidationError):
-        return StoreError(f"s3://{bucket}/{key} is no address of an object: write s3://bucket/key.")
+        return StoreError(f"s3://{bucket}/{key} is not the address of an object: write s3://bucket/key.")
     if explained := explain_failure(error, request):
         return explained
     if not isinstance(error, ClientError):
@@ -53,11 +53,11 @@ def translate_error(error: BaseException, action: str, bucket: str, key: str) ->
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return TransientError(f"S3 is busy ({code}) at s3://{bucket}/{key}: try again.")
-    return StoreError(f"S3 refused {request} ({code}).")
+    return StoreError(f"S3 refused {request} ({code}): look this error code up in the Amazon S3 API Reference.")
 
 
 def fetch_object(client: Any, uri: str, file: Path) -> Path:
-    """Fetch an s3:// source to `file`. Raises StoreError or AccessError naming it."""
+    """Download an s3:// source to `file`. Raises StoreError or AccessError."""
     bucket, key = _split(uri)
     with translating("s3:GetObject", bucket, key):
         try:
@@ -70,7 +70,10 @@ def fetch_object(client: Any, uri: str, file: Path) -> Path:
 
 
 def place_object(client: Any, file: Path, uri: str) -> str | None:
-    """Upload a file to an s3:// address. What lies there is copied aside first, as `<key>.aside-<n>`; its address."""
+    """Upload a file to an s3:// address.
+
+    An object that is there is copied to `<key>.aside-<n>` first. Return the address of the copy, or None.
+    """
     bucket, key = _split(uri)
     with translating("s3:ListBucket", bucket, key):
         taken = {

@@ -1,12 +1,12 @@
-"""The store: where the artifacts of a target are on S3, and the few ways they are read and written.
+"""The store: the artifacts of a target on S3, and the few ways in which they are read and written.
 
     s3://<bucket>/<mapping>/<environment>/
       state.json  log/<sequence>.json  backups/<sha256>.db
       runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
                    verification.json  rollback.json  report.json  report.html
 
-Artifacts are written once (`If-None-Match: *`) and re-used by retries. Only state.json is swapped (`If-Match`).
-Amazon S3 User Guide, "Conditional writes": 412 when the condition fails, 409 when two race (retried here).
+Artifacts are written once (`If-None-Match: *`), and retries use them again. Only state.json is swapped (`If-Match`).
+S3 answers 412 if a condition fails, and 409 if writers race; that is retried (S3 User Guide, "Conditional writes").
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from accession.errors import StoreError, TransientError
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-BACKUP_TAG = "accession=backup"  # what the lifecycle rule of include/cloudformation/artifacts.yaml looks for
+BACKUP_TAG = "accession=backup"  # the lifecycle rule of include/cloudformation/artifacts.yaml selects objects by it
 CHUNK = 1024 * 1024
 CHANGED = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 class Changed(Exception):
-    """The object is not what the condition of the write says."""
+    """The object does not meet the condition of the write."""
 
 
 class Store:
@@ -53,18 +53,18 @@ class Store:
         self.prefix = f"{mapping}/{environment}/" if environment else f"{mapping}/"
 
     def uri(self, path: str) -> str:
-        """The s3:// address of `path`."""
+        """Return the s3:// address of `path`."""
         return f"s3://{self.bucket}/{self.prefix}{path}"
 
     def path(self, uri: str) -> str:
-        """The path of an address made by `uri`. Raises StoreError for an address elsewhere."""
+        """Return the path of an address that `uri` made. Raises StoreError if it is outside the target."""
         base = self.uri("")
         if not uri.startswith(base):
-            raise StoreError(f"{uri} is not an artifact of {base}: give one that lies there.")
+            raise StoreError(f"{uri} is not an artifact of {base}: give an address below that one.")
         return uri.removeprefix(base)
 
     def find(self, path: str) -> Found | None:
-        """The object at `path`, or None."""
+        """Return the object at `path`, or None."""
 
         def fetch() -> Found:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
@@ -73,35 +73,35 @@ class Store:
         return self._look(path, fetch)
 
     def get(self, path: str) -> bytes:
-        """The object at `path`. Raises StoreError when it is not there."""
+        """Return the bytes of the object at `path`. Raises StoreError if it is not there."""
         found = self.find(path)
         if found is None:
-            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or it expired. Run make audit.")
         return found.data
 
     def find_document(self, path: str, model: type[M]) -> M | None:
-        """The JSON document at `path`, or None. Raises StoreError when it is damaged."""
+        """Return the JSON document at `path`, or None. Raises StoreError if it is damaged."""
         found = self.find(path)
         return None if found is None else self._parse(path, model, found.data)
 
     def get_document(self, path: str, model: type[M]) -> M:
-        """The JSON document at `path`. Raises StoreError when it is damaged or not there."""
+        """Return the JSON document at `path`. Raises StoreError if it is damaged or not there."""
         return self._parse(path, model, self.get(path))
 
     def _parse(self, path: str, model: type[M], data: bytes) -> M:
         try:
             return model.model_validate_json(data)
-        except ValueError:  # not shown: it quotes the document
+        except ValueError:  # its message quotes the document
             raise StoreError(f"{self.uri(path)} is damaged: it is not as it was written. Run make audit.") from None
 
     def has(self, path: str) -> bool:
-        """Whether there is an object at `path`."""
+        """Tell whether there is an object at `path`."""
         return self.measure(path) is not None
 
     def claim(self, path: str, data: bytes) -> bool:
-        """Write an object that must not exist. False, and nothing written, when it does.
+        """Write an object unless it exists, and tell whether it was written.
 
-        One that holds the same bytes is ours: the answer to an earlier attempt was lost on its way.
+        An object with the same bytes is ours: the answer to an earlier attempt was lost on its way.
         """
         try:
             self._put(path, data, IfNoneMatch="*")
@@ -111,12 +111,12 @@ class Store:
         return True
 
     def put(self, path: str, data: bytes) -> str:
-        """Write an object whatever was there; its SHA-256."""
+        """Write an object, whether or not it exists, and return its SHA-256."""
         self._put(path, data)
         return hashlib.sha256(data).hexdigest()
 
     def swap(self, path: str, data: bytes, etag: str) -> None:
-        """Write an object if it still has `etag`. Raises Changed when it does not; nothing is written then."""
+        """Write an object if it still has `etag`. If not, write nothing and raise Changed."""
         self._put(path, data, IfMatch=etag)
 
     def _put(self, path: str, data: bytes, **condition: str) -> None:
@@ -131,10 +131,10 @@ class Store:
                         raise Changed(path) from None
                     if code not in CHANGED:
                         raise
-            raise TransientError(f"{self.uri(path)} is being written by others all the time: try again later.")
+            raise TransientError(f"Other processes keep writing to {self.uri(path)}: try again later.")
 
     def upload(self, path: str, file: Path, backup: bool = False) -> str:
-        """Write a file, in parts where it is large, and return its SHA-256."""
+        """Upload a file, in parts if it is large, and return its SHA-256."""
         digest = hash_file(file)
         with self._translated("s3:PutObject", path):
             extra = {"Tagging": BACKUP_TAG} if backup else {}
@@ -142,20 +142,20 @@ class Store:
         return digest
 
     def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
-        """Fetch an object to `file` and check its digest where one is given. Raises StoreError when it differs."""
+        """Download an object to `file`, and check its digest if one is given. Raises StoreError if it differs."""
 
         def fetch() -> bool:
             self.client.download_file(self.bucket, self.prefix + path, str(file), Config=TRANSFER)
             return True
 
         if not self._look(path, fetch):
-            raise StoreError(f"{self.uri(path)} is missing: it was removed, or expired by the bucket's lifecycle.")
+            raise StoreError(f"{self.uri(path)} is missing: it was removed, or it expired. Run make audit.")
         if sha256 is not None and hash_file(file) != sha256:
             raise StoreError(f"{self.uri(path)} is damaged: its SHA-256 is not {sha256}. Run make audit.")
         return file
 
     def refresh(self, path: str) -> None:
-        """Copy an object onto itself, so that its lifecycle starts anew."""
+        """Copy an object onto itself, so that its lifecycle starts again."""
         source = {"Bucket": self.bucket, "Key": self.prefix + path}
         with self._translated("s3:PutObject", path):
             self.client.copy(
@@ -166,7 +166,7 @@ class Store:
             )
 
     def list(self, path: str = "") -> Iterator[str]:
-        """Paths of all objects below `path`, in order."""
+        """Yield the paths of all objects below `path`, in order."""
         with self._translated("s3:ListBucket", path):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + path)
             for page in pages:
@@ -174,7 +174,7 @@ class Store:
                     yield entry["Key"].removeprefix(self.prefix)
 
     def list_folders(self, path: str = "", after: str = "") -> Iterator[str]:
-        """Names of the folders right below `path`, in order; those that sort after `after` where it is given."""
+        """Yield the names of the folders directly below `path`, in order, beginning after `after`."""
         prefix = self.prefix + path
         start = {"StartAfter": prefix + after} if after else {}
         with self._translated("s3:ListBucket", path):
@@ -186,12 +186,12 @@ class Store:
                     yield entry["Prefix"].removeprefix(prefix).rstrip("/")
 
     def measure(self, path: str) -> int | None:
-        """The size of an object in bytes, or None when it is not there."""
+        """Return the size of an object in bytes, or None if it is not there."""
         head = self._look(path, lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + path))
         return None if head is None else int(head["ContentLength"])
 
     def peek(self, path: str, length: int) -> bytes:
-        """The first bytes of an object, at most `length`; none when it is empty or not there."""
+        """Return the first `length` bytes of an object; no bytes if it is empty or not there."""
         if not self.measure(path):
             return b""
         with self._translated("s3:GetObject", path):
@@ -200,7 +200,7 @@ class Store:
             return data
 
     def hash(self, path: str) -> str | None:
-        """SHA-256 of an object in constant memory, or None when it is not there."""
+        """Return the SHA-256 of an object, computed in constant memory, or None if it is not there."""
 
         def digest() -> str:
             found = hashlib.sha256()
@@ -211,16 +211,16 @@ class Store:
         return self._look(path, digest)
 
     def probe(self) -> None:
-        """Check that the bucket is there, writable, and honours conditional writes (some look-alikes ignore them).
+        """Check that the bucket exists, is writable and honours conditional writes (some other stores ignore them).
 
-        Raises StoreError or AccessError. Leaves nothing behind.
+        Raises StoreError or AccessError. The probe object is removed again.
         """
         path = f"probe/{secrets.token_hex(8)}"
         self._put(path, b"1")
         try:
             if self.claim(path, b"2"):
                 raise StoreError(
-                    f"bucket {self.bucket} ignores If-None-Match, so that two runs could overwrite each other: "
+                    f"Bucket {self.bucket} ignores If-None-Match, so that two runs could overwrite each other: "
                     "use Amazon S3, or a store that honours conditional writes."
                 )
             try:
@@ -228,13 +228,13 @@ class Store:
             except Changed:
                 pass
             else:
-                raise StoreError(f"bucket {self.bucket} ignores If-Match: use a store that honours conditional writes.")
+                raise StoreError(f"Bucket {self.bucket} ignores If-Match: use a store that honours conditional writes.")
         finally:
             with self._translated("s3:DeleteObject", path):
                 self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
 
     def _look(self, path: str, call: Callable[[], T]) -> T | None:
-        """What `call` finds at `path`, or None when nothing is there."""
+        """Return what `call` returns for `path`, or None if nothing is there."""
         with self._translated("s3:GetObject", path):
             try:
                 return call()
@@ -248,5 +248,5 @@ class Store:
 
 
 def list_environments(client: Any, bucket: str, mapping: str) -> list[str]:
-    """The environments of a mapping that have anything in the bucket, sorted."""
+    """Return the environments of a mapping that have objects in the bucket, sorted."""
     return list(Store(client, bucket, mapping, "").list_folders())

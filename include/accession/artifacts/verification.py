@@ -1,4 +1,4 @@
-"""What verification found of an entity: the counts, and every item that is not as the source makes it."""
+"""The stored proof of an entity: its counts, and the items that differ from the source."""
 
 from accession.artifacts.document import Document
 
@@ -6,7 +6,7 @@ PROBLEMS = ("missing", "mismatched", "drifted", "held", "unexpected")
 
 
 class Problem(Document):
-    """An item that is not as the source makes it."""
+    """An item that differs from the source."""
 
     kind: str
     key: str

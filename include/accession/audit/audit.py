@@ -71,7 +71,7 @@ class _KnownObject(NamedTuple):
 def audit_target(store: Store, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Audit:
     """Check everything under the target's prefix. Read-only; memory does not grow with the size of objects.
 
-    Raises StoreError if there is no object under the prefix.
+    Raises NotFoundError if there is no object under the prefix.
     """
     for _ in range(TRIES - 1):
         before = store.find(PATH)

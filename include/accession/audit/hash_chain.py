@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from accession.artifacts import Document, Store
-from accession.errors import StoreError
+from accession.errors import NotFoundError, StoreError
 from accession.target import NO_HASH, PATH, LogRecord, State, log_path, parse_state, roll_forward
 from accession.threads import run_all
 
@@ -89,7 +89,7 @@ class _StoredRecord(NamedTuple):
 def follow_chain(store: Store, damages: Damages) -> Chain:
     """Read state.json and every record, and add those that were changed or are missing to `damages`. Read-only.
 
-    Raises StoreError if there is no object under the target's prefix.
+    Raises NotFoundError if there is no object under the target's prefix.
     """
     state = _read_state(store, damages)
     listed = set(store.list("log/"))
@@ -116,7 +116,9 @@ def _read_state(store: Store, damages: Damages) -> State | None:
     found = store.find(PATH)
     if found is None:
         if next(store.list(), None) is None:
-            raise StoreError(f"There is nothing in {store.uri('')}: no run was here yet, or this is the wrong bucket.")
+            raise NotFoundError(
+                f"There is nothing in {store.uri('')}: no run was here yet, or this is the wrong bucket."
+            )
         damages.add("missing", PATH, "it says who owns the target and where the register ends")
         return None
     try:

@@ -120,7 +120,10 @@ def list_unended(store: Store, now: datetime | None = None) -> list[Manifest]:
 
 
 def load_run_documents(store: Store, mapping: Mapping, run: str) -> RunDocuments:
-    """Load what a run has left so far. Raises StoreError if there is no such run, or if a document is damaged."""
+    """Load what a run has left so far.
+
+    Raises NotFoundError if there is no such run, StoreError if a document is damaged.
+    """
     manifest = RunFolder(store, run).load_manifest()
     found = run_all(mapping.order, lambda name: RunFolder(store, run).find_verification(name), IN_FLIGHT)
     verified = {name: verification for name, verification in found if verification}

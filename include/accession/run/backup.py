@@ -25,9 +25,9 @@ def start_run(
 ) -> Manifest:
     """Back up the source, name the run and write its manifest.
 
-    The backup is stored under its digest: one that is there already is used again, and its lifecycle starts anew. Every
-    later step reads the backup only. Raises RefusedError when the target is open or sealed (a dry run may look at a
-    sealed one), SourceError when the source is damaged. Never changes the source.
+    The backup is stored under its digest. If it is there already, it is used again, and its lifecycle starts again.
+    Every later step reads only the backup, and the source is never changed. Raises RefusedError if the target is open
+    or sealed (a dry run may read a sealed one), SourceError if the source is damaged.
     """
     started = datetime.now(UTC)
     state = create_state(store)
@@ -50,7 +50,7 @@ def start_run(
     )
     parent = RunFolder(store, state.head).load_manifest() if state.head else None
     if parent is not None:
-        expect_entities(store, mapping, parent.run)
+        expect_entities(RunFolder(store, parent.run), mapping)
     for _ in range(5):
         manifest = Manifest(
             run=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
@@ -78,13 +78,13 @@ def start_run(
                 manifest.parent or "an empty target",
             )
             return manifest
-    raise StoreError(f"no free name for a run in {store.uri('runs/')}: check the clock of this machine.")
+    raise StoreError(f"There is no free name for a run in {store.uri('runs/')}: check the clock of this machine.")
 
 
 def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
-    """Same snapshot, mapping, transforms and policies as the head, and the head kept nothing back."""
+    """Tell whether snapshot, mapping, transforms and policies are those of the head, which kept nothing back."""
     same = (
-        not params.seal  # what is to be sealed is proved once more
+        not params.seal  # a target is proved once more before it is sealed
         and snapshot.sha256 == head.snapshot.sha256
         and mapping.sha256 == head.mapping_sha256
         and head.transform_version == TRANSFORM_VERSION
@@ -92,7 +92,7 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     )
     if not same:
         return False
-    # The plan says what was kept back while staging, the report what was met while writing.
+    # The plan counts what was kept back while staging, the report the conflicts that were met while writing.
     folder = RunFolder(store, head.run)
     plan, report = folder.load_plan(), folder.load_report()
     kept_back = any(entity.kept_back for entity in plan.entities.values())

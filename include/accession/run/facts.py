@@ -1,4 +1,4 @@
-"""The facts of a run: what it has left in its folder, and the report made of them."""
+"""The facts of a run: the artifacts in its folder, and the report that is made from them."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -8,12 +8,12 @@ from accession.artifacts import Amount, EntityReport, Execution, Report, Status,
 from accession.run.context import RunContext
 from accession.run.plan import price_units
 
-PEEKED_BYTES = 256 * 1024  # of rejects.csv: the page shows the first ones only
-PROVED = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
+PEEKED_BYTES = 256 * 1024  # of rejects.csv: the page shows only the first rejects
+PROOF_COUNTS = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
 
 
 class RunFacts:
-    """What lies in the folder of a run now."""
+    """The artifacts that are in the folder of a run now."""
 
     def __init__(self, run: RunContext) -> None:
         self.run = run
@@ -35,19 +35,19 @@ class RunFacts:
                 yield step, self.run.store.get_document(path, Execution)
 
     @property
-    def is_begun(self) -> bool:
-        """Whether a part was begun, so that something of it may be in the tables."""
+    def may_have_written(self) -> bool:
+        """Tell whether a part was started, so that some of its changes may be in the tables."""
         return any(path.endswith(".started") for path in self.paths)
 
     @property
     def is_proved(self) -> bool:
-        """Whether the last proof of every entity held. A task that a person marked as a success proves nothing."""
+        """Tell whether the last proof of every entity held. A task that a person marked as a success proves nothing."""
         names = self.run.mapping.order
         return all(name in self.verifications and self.verifications[name].ok for name in names)
 
     @property
     def records_changed(self) -> bool:
-        """Whether the ID maps say something that the head's do not."""
+        """Tell whether the ID maps differ from those of the head."""
         return any(staged.records_changed for staged in self.staged.values())
 
     def build_report(
@@ -61,7 +61,7 @@ class RunFacts:
         source_changed: bool,
         source_rows_now: dict[str, int] | None,
     ) -> Report:
-        """Return the report: the numbers of all steps, their times and prices, and the digest of every artifact."""
+        """Return the report: numbers, times and prices of all steps, and the digest of every artifact."""
         manifest, plan = self.run.manifest, self.plan
         steps = [*([preflight] if preflight else []), *self._list_steps()]
         write_units = sum(execution.write_units for _, execution in self.executions)
@@ -97,7 +97,7 @@ class RunFacts:
         )
 
     def _find_approval(self) -> str | None:
-        """Return who approved the run, by the report of an earlier end: a run that is resumed is not approved again."""
+        """Return who approved the run, according to its earlier report. A resumed run is not approved again."""
         earlier = self.run.folder.find_report()
         return earlier.approved_by if earlier else None
 
@@ -106,22 +106,22 @@ class RunFacts:
         counts: dict[str, Any] = {}
         if name in self.staged:
             counts = self.staged[name].counts.model_dump(include=set(EntityReport.model_fields))
-        late = sum(len(execution.conflicts) for _, execution in self.executions if execution.entity == name)
-        counts["conflicts"] = counts.get("conflicts", 0) + late
+        met = sum(len(execution.conflicts) for _, execution in self.executions if execution.entity == name)
+        counts["conflicts"] = counts.get("conflicts", 0) + met
         if name in self.verifications:
-            counts |= self.verifications[name].model_dump(include=PROVED)
+            counts |= self.verifications[name].model_dump(include=PROOF_COUNTS)
         return EntityReport(**{**counts, "table": table})
 
     def _list_steps(self) -> Iterator[Step]:
-        """List when each step was at work. Steps that did not come about are left out."""
+        """Yield the time at which each step was at work. Steps that did not run are left out."""
         yield _span("backup", [self.run.manifest])
         for name, staged in self.staged.items():
             yield _span(f"stage.{name}", [staged])
         if self.plan:
             yield _span("plan", [self.plan])
         for name in self.run.mapping.order:
-            if written := [e for step, e in self.executions if step == "migrate" and e.entity == name]:
-                yield _span(f"migrate.{name}", written)
+            if migrated := [e for step, e in self.executions if step == "migrate" and e.entity == name]:
+                yield _span(f"migrate.{name}", migrated)
         if removed := [e for step, e in self.executions if step == "remove"]:
             yield _span("remove", removed)
         for name, verification in self.verifications.items():
@@ -130,7 +130,7 @@ class RunFacts:
             yield _span("rollback", [self.rollback])
 
     def _hash_artifacts(self) -> dict[str, str]:
-        """SHA-256 of every object of the run and its backup; large ones were hashed when they were written."""
+        """Return the SHA-256 of the backup and of every object of the run. Large ones were hashed when written."""
         run = self.run
         known = {run.manifest.snapshot.path: run.manifest.snapshot.sha256}
         if not run.manifest.unchanged:

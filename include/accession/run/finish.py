@@ -1,4 +1,4 @@
-"""Finish: decide how a run ends, commit it, release its target or leave it open, write the report, record the end."""
+"""Finish a run: decide how it ends, commit it, release its target or leave it open, and write report and record."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from accession.target import LogRecord, State, append_record, load_state, log_pa
 
 
 class Outcome(Document):
-    """How the run went, as Airflow saw it.
+    """The outcome of the run's tasks, as Airflow saw it.
 
-    `failure` is the message of the first task that failed. `by` is who resumed the run, if anybody did. `epoch` is the
-    one in which the run had the target.
+    `failure` is the message of the first task that failed. `by` is the person who resumed the run, if any. `epoch` is
+    the one in which the run owned the target.
     """
 
     is_verified: bool = False
@@ -36,21 +36,21 @@ class Outcome(Document):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What decides the end of a run: what Airflow says of its tasks, and what the run has left on S3."""
+    """The evidence that decides how a run ends: the outcome of its tasks, and its artifacts on S3."""
 
     outcome: Outcome
     is_owner: bool  # the run has the target open
-    is_begun: bool  # something of the change set may be in the tables
-    is_proved: bool  # the last proof of every entity is on S3 and holds
+    may_have_written: bool  # some of the change set may be in the tables
+    is_proved: bool  # the last proof of every entity is on S3 and held
     has_plan: bool
     is_empty: bool  # the plan has nothing to write
     refusal: str | None  # why the policies refuse the plan
     is_dry_run: bool
-    records_changed: bool  # the ID maps say something that the head's do not
+    records_changed: bool  # the ID maps differ from those of the head
 
 
 class End(NamedTuple):
-    """How a run ends. `commits`: it becomes the head. `closes`: it gives the target up."""
+    """The end of a run. If it `commits`, the run becomes the head. If it `closes`, the run gives the target up."""
 
     status: Status
     reason: str | None
@@ -61,12 +61,12 @@ class End(NamedTuple):
 def decide_end(evidence: Evidence) -> End:
     """Decide how a run ends. Pure.
 
-    A run commits if it is verified, or if it is unchanged and its records are not those of the head. A target is closed
-    by a commit, and by a run that has not begun to write; in any other case it stays open.
+    A run commits if it is verified, or if it is unchanged and its records differ from those of the head. The target is
+    closed by a commit, and by a run that cannot have written anything. In any other case it stays open.
     """
     status, reason = _decide_status(evidence)
     commits = status == "verified" or (status == "unchanged" and evidence.records_changed and not evidence.is_owner)
-    return End(status, reason, commits, closes=evidence.is_owner and (commits or not evidence.is_begun))
+    return End(status, reason, commits, closes=evidence.is_owner and (commits or not evidence.may_have_written))
 
 
 def _decide_status(evidence: Evidence) -> tuple[Status, str | None]:
@@ -78,12 +78,12 @@ def _decide_status(evidence: Evidence) -> tuple[Status, str | None]:
     if evidence.refusal:
         return "refused", evidence.refusal
     if outcome.failure:
-        return ("refused" if outcome.is_refused and not evidence.is_begun else "failed"), outcome.failure
+        return ("refused" if outcome.is_refused and not evidence.may_have_written else "failed"), outcome.failure
     if not evidence.has_plan:
         return "failed", "The run was stopped before its plan was made."
     if evidence.is_dry_run:
         return "dry_run", None
-    if evidence.is_empty and not evidence.is_begun:
+    if evidence.is_empty and not evidence.may_have_written:
         return "unchanged", None
     if outcome.rejected_by:
         return "rejected", f"Rejected by {outcome.rejected_by}. Nothing was written."
@@ -93,15 +93,15 @@ def _decide_status(evidence: Evidence) -> tuple[Status, str | None]:
 def end_run(run: RunContext, outcome: Outcome) -> Report:
     """Commit, release or leave the target, write report.json and report.html, and record the end in the register.
 
-    Safe to repeat: a run that has ended stays as it is.
+    Safe to repeat: the end of a run is recorded once.
     """
     state = load_state(run.store)
     assert state is not None
     is_owner = state.open is not None and state.open.run == run.name
-    # A run that was left open and resumed ends again, although its first end may be the last record.
+    # A run that was left open and resumed ends again, even if its first end is the last record.
     recorded = None if is_owner else _find_recorded(run, state)
     report, is_last = recorded or (_record_end(run, outcome, is_owner), True)
-    # A retry that finds nothing after the run's own record makes up for a seal that failed.
+    # If the run's own record is the last one, a retry seals again, in case the seal failed.
     if is_last and report.status in ("verified", "unchanged") and run.params.seal:
         seal_target(run.store, run.params.seal, outcome.by or run.manifest.triggered_by)
     return report
@@ -114,7 +114,7 @@ def _record_end(run: RunContext, outcome: Outcome, is_owner: bool) -> Report:
         Evidence(
             outcome=outcome,
             is_owner=is_owner,
-            is_begun=facts.is_begun,
+            may_have_written=facts.may_have_written,
             is_proved=facts.is_proved,
             has_plan=facts.plan is not None,
             is_empty=facts.plan is not None and facts.plan.is_empty,
@@ -165,7 +165,7 @@ def _record_end(run: RunContext, outcome: Outcome, is_owner: bool) -> Report:
 
 
 def _merge_verifications(run: RunContext) -> None:
-    """Write `verification.json`: what every entity's proof says, in one place."""
+    """Write `verification.json`: the proofs of all entities in one document."""
     found = run.folder.find_verifications(run.mapping.order)
     if found:
         proofs = {name: verification.model_dump(mode="json") for name, verification in found.items()}
@@ -173,14 +173,14 @@ def _merge_verifications(run: RunContext) -> None:
 
 
 def _find_recorded(run: RunContext, state: State) -> tuple[Report, bool] | None:
-    """Return the report of the run's last end, if it has ended already, and whether nothing was recorded since.
+    """Return the report of a run that has ended already, and whether its record is the last one; else None.
 
-    A task was retried or cleared then.
+    This happens if a task was retried or cleared.
     """
     for sequence in range(state.log_tail.sequence, 0, -1):
         record = LogRecord.model_validate_json(run.store.get(log_path(sequence)))
         if record.at < run.manifest.started_at[: len("2026-01-05T12:34:56")]:
-            return None  # older than the run
+            return None  # all other records are older than the run
         if record.action == "run" and record.run == run.name:
             path = run.folder.path("report.json")
             report = run.store.find(path)

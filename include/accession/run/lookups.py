@@ -1,4 +1,4 @@
-"""Look-ups as the application makes them: through every index it uses, and at its own address. Read-only."""
+"""Look items up as the application does, through each of its indexes, and ask the application itself. Read-only."""
 
 import re
 import time
@@ -12,30 +12,30 @@ from accession.errors import VerificationError
 from accession.items import ItemKey, Table, TypedItem
 
 LOOK_UPS = 10  # through each index
-INDEX_SECONDS = 60.0  # indexes are eventually consistent; they are asked again for this long
+INDEX_SECONDS = 60.0  # indexes are eventually consistent, so they are queried again for this long
 APP_TRIES = 5
 
 
 def ask_indexes(
     dynamodb: DynamoDB, table: Table, indexes: Mapping[str, Sequence[str]], items: Sequence[TypedItem]
 ) -> tuple[dict[str, int], list[str]]:
-    """Look up to LOOK_UPS of `items` up through each index of a table.
+    """Look up at most LOOK_UPS of `items` through each index of a table.
 
-    Returns how many items were asked for through each index, and a line for each item that was never found.
+    Return the number of items that were looked up through each index, and a line for each item that was not found.
     """
     asked: dict[str, int] = {}
-    lost: list[str] = []
+    not_found: list[str] = []
     for index, names in indexes.items():
         samples = [item for item in items if all(name in item for name in names)][:LOOK_UPS]
         asked[index] = len(samples)
         keys = {table.key.read(item): {name: item[name] for name in names} for item in samples}
-        unfound = [key for key, values in keys.items() if not _finds(dynamodb, table, index, values, key)]
-        lost += [f"{index} does not find {key}" for key in unfound]
-    return asked, lost
+        missing = [key for key, values in keys.items() if not _has_item(dynamodb, table, index, values, key)]
+        not_found += [f"{index} does not find {key}" for key in missing]
+    return asked, not_found
 
 
-def _finds(dynamodb: DynamoDB, table: Table, index: str, values: TypedItem, key: ItemKey) -> bool:
-    """Tell whether an index finds an item, sooner or later, or need not, as the application has changed it since."""
+def _has_item(dynamodb: DynamoDB, table: Table, index: str, values: TypedItem, key: ItemKey) -> bool:
+    """Tell whether an index has an item within INDEX_SECONDS. It need not if the application changed the item since."""
     deadline = time.monotonic() + INDEX_SECONDS
     wait = 0.2
     while key not in dynamodb.query_keys(table, index, values):
@@ -50,7 +50,7 @@ def _finds(dynamodb: DynamoDB, table: Table, index: str, values: TypedItem, key:
 
 
 def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> int:
-    """GET `url` until it answers below 400, a few times; the status. Raises VerificationError."""
+    """Send GET requests until the status is below 400, and return it. Raises VerificationError after APP_TRIES."""
     reason = ""
     for attempt in range(APP_TRIES):
         if attempt:
@@ -62,5 +62,5 @@ def ask_application(url: str, sleep: Callable[[float], None] = time.sleep) -> in
             reason = f"answers {error.code}"
         except (OSError, ValueError, HTTPException) as error:
             reason = f"does not answer ({getattr(error, 'reason', type(error).__name__)})"
-    address = re.sub(r"//[^/]*@", "//", url.partition("?")[0])  # without what may be secret
-    raise VerificationError(f"the application at {address} {reason}: look at its log, or leave app_url empty.")
+    address = re.sub(r"//[^/]*@", "//", url.partition("?")[0])  # the user and the query may be secret
+    raise VerificationError(f"The application at {address} {reason}: look at its log, or leave app_url empty.")

@@ -1,4 +1,4 @@
-"""Match a row with what the head recorded for its key: the same thing, another thing, or a new one. Pure."""
+"""Match a row with the head's record for its key: it is new, the same thing, or another thing. Pure."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from accession.items import ItemKey, is_same_thing
 
 
 class Recorded(NamedTuple):
-    """What the head says of a key."""
+    """The head's record for a key."""
 
     generation: int
     new_id: ItemKey
@@ -21,19 +21,19 @@ class Recorded(NamedTuple):
 
 
 class New(msgspec.Struct, frozen=True):
-    """Nothing is in the target for this row. Its id is of `generation`, which is above that of a tombstone."""
+    """The target has no item for this row. Its id gets a `generation` above that of any tombstone."""
 
     generation: int
 
 
 class Same(msgspec.Struct, frozen=True):
-    """The row is the thing that was recorded for its key."""
+    """The row is the same thing that was recorded for its key."""
 
     recorded: Recorded
 
     @property
     def generation(self) -> int:
-        """The generation of the recorded id."""
+        """Return the generation of the recorded id."""
         return self.recorded.generation
 
 
@@ -44,7 +44,7 @@ class Replaced(msgspec.Struct, frozen=True):
 
     @property
     def generation(self) -> int:
-        """The generation of the new id."""
+        """Return the generation of the new id."""
         return self.recorded.generation + 1
 
 
@@ -53,10 +53,10 @@ FIRST = New(0)
 
 
 def match_recorded(recorded: Recorded | None, identity: bytes, *, shares_identity: bool = True) -> Match:
-    """Return what a row is, by the digest of its identity.
+    """Return how a row matches, by the digest of its identity.
 
-    If the mapping shares no identity alternative with the head (not `shares_identity`), there is nothing to compare,
-    and the row stays what it was.
+    If the mapping shares no identity alternative with the head (`shares_identity` is False), nothing can be compared,
+    and the row counts as the same thing.
     """
     if recorded is None:
         return FIRST

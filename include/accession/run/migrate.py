@@ -1,8 +1,9 @@
-"""Migrate: execute the parts of a change set; `remove_items` executes the deletes, children first.
+"""Migrate: execute the parts of a change set. `remove_items` executes the deletes, children first.
 
-A part that was begun before (a retry, a cleared task, a resumed run) reads the target first and writes only what is not
-done yet, so nothing that the application changed in between is overwritten. What fails its condition and is not already
-done is a conflict: listed, kept, and under `on_conflict=refuse` an error at the end of the part.
+If a part was started before (a retry, a cleared task, a resumed run), its items are read first and only those that are
+not done yet are written, so nothing that the application changed in between is overwritten. If a condition fails and
+the change is not done already, it is a conflict. Conflicts are listed and left as they are; under `on_conflict=refuse`
+they raise an error at the end of the part.
 """
 
 import logging
@@ -29,17 +30,30 @@ READ_KEYS = 1000  # keys read from the target at once, ten BatchGetItem requests
 
 
 def split_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive lists of at most `size`."""
+    """Yield consecutive lists of at most `size` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
+def find_key(change: Change) -> ItemKey:
+    """Return the key of a change that has an item."""
+    assert change.key
+    return ItemKey(change.key)
+
+
+def is_same_item(one: TypedItem | None, other: TypedItem | None) -> bool:
+    """Tell whether two items are equal, or both are absent."""
+    if one is None or other is None:
+        return one is other
+    return one == other or checksum_item(one) == checksum_item(other)
+
+
 def migrate_part(run: RunContext, name: str, number: int, dynamodb: DynamoDB) -> Execution:
-    """Write the puts and updates of one part. Safe to repeat. Raises RefusedError for conflicts under that policy."""
-    index = run.folder.load_staged(name)
-    part = index.parts[number]
-    execution = _PartExecution(run, index, part, "migrate", dynamodb)
+    """Write the puts and updates of one part. Safe to repeat. Raises RefusedError if a policy forbids its conflicts."""
+    staged = run.folder.load_staged(name)
+    part = staged.parts[number]
+    execution = _PartExecution(run, staged, part, "migrate", dynamodb)
     if part.put:
         execution.put_items()
     if part.update:
@@ -48,171 +62,163 @@ def migrate_part(run: RunContext, name: str, number: int, dynamodb: DynamoDB) ->
 
 
 def remove_items(run: RunContext, dynamodb: DynamoDB) -> list[Execution]:
-    """Delete what the change set deletes, children first. Safe to repeat."""
-    executed = []
+    """Delete the items that the change set deletes, children first. Safe to repeat."""
+    executions = []
     for name in reversed(run.mapping.order):
-        index = run.folder.load_staged(name)
-        for part in index.parts:
+        staged = run.folder.load_staged(name)
+        for part in staged.parts:
             if part.delete:
-                execution = _PartExecution(run, index, part, "remove", dynamodb)
+                execution = _PartExecution(run, staged, part, "remove", dynamodb)
                 execution.delete_items()
-                executed.append(execution.finish())
-    return executed
+                executions.append(execution.finish())
+    return executions
 
 
 class _PartExecution:
-    def __init__(self, run: RunContext, index: StagedEntity, part: Part, step: str, dynamodb: DynamoDB) -> None:
+    """One execution of a part by one step: `migrate` or `remove`."""
+
+    def __init__(self, run: RunContext, staged: StagedEntity, part: Part, step: str, dynamodb: DynamoDB) -> None:
         expect_open(run.store, run.name)
-        self.run, self.index, self.part, self.step = run, index, part, step
-        self.dynamodb, self.table = dynamodb, run.find_table(index)
+        self.run, self.staged, self.part, self.step = run, staged, part, step
+        self.dynamodb, self.table = dynamodb, run.find_table(staged)
         self.conflicts: list[WriteConflict] = []
         self.written = self.already = 0
-        self.units_before, self.throttled_before = dynamodb.consumed_write_units, dynamodb.throttled
-        self.read_before = dynamodb.consumed_read_units
+        self.write_units_before, self.read_units_before = dynamodb.consumed_write_units, dynamodb.consumed_read_units
+        self.throttled_before = dynamodb.throttled
         self.started_at = datetime.now(UTC).isoformat()
-        # The mark is made before the first write: whoever finds it cannot know how far the other came.
-        mark = run.folder.path_of_mark(index.entity, part.part, step)
+        # The mark is written before the first item: whoever finds it cannot know how far the earlier execution came.
+        mark = run.folder.path_of_mark(staged.entity, part.part, step)
         self.is_first = run.store.claim(mark, self.started_at.encode())
         total = part.delete if step == "remove" else part.put + part.update
-        self.progress = Progress(f"{step} {index.entity} part {part.part}", total, "items", self._note)
+        self.progress = Progress(f"{step} {staged.entity} part {part.part}", total, "items", self._show_throttled)
 
-    def _note(self) -> str:
+    def _show_throttled(self) -> str:
         throttled = self.dynamodb.throttled - self.throttled_before
         return f", {throttled:,} throttled" if throttled else ""
 
     def put_items(self) -> None:
-        """New items. Their keys are hashes, so a part in row order is spread over the partitions already."""
-        puts = self._puts()
+        """Put the new items. Their keys are hashes, so a part in row order is spread over the partitions already."""
+        puts = self._read_puts()
         if not self.is_first:
-            puts = self._absent_puts(puts)
+            puts = self._select_absent(puts)
         self.written += self.dynamodb.put_items(self.table.name, puts, written=self.progress.add)
 
-    def _puts(self) -> Iterator[tuple[str, bytes]]:
-        for line in self.run.folder.read_lines(self.index.entity, self.part):
+    def _read_puts(self) -> Iterator[tuple[str, bytes]]:
+        for line in self.run.folder.read_lines(self.staged.entity, self.part):
             put = split_put(line)
             if put is not None:
                 yield put
 
-    def _absent_puts(self, puts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    def _select_absent(self, puts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        """Yield the puts whose item is not in the target. One that is there and differs is a conflict."""
         for batch in split_batches(puts, READ_KEYS):
             found = self.dynamodb.read_items(self.table, [ItemKey(key) for key, _ in batch])
             for key, data in batch:
                 item = found.get(ItemKey(key))
                 if item is None:
                     yield key, data
-                elif checksum_item(item) == checksum_item(orjson.loads(data)):
-                    self._done(1)
+                elif is_same_item(item, orjson.loads(data)):
+                    self._count_done()
                 else:
-                    self._conflict(key, None, None, "changed by the application after we wrote it")
+                    self._add_conflict(key, None, None, "changed by the application after we wrote it")
 
     def update_items(self) -> None:
-        """Updates, each if the item read just before is what it was when staged, and on the attributes that change.
-
-        A condition cannot say that nothing was added, hence the reading."""
-        for batch in split_batches(self._changes("update"), READ_KEYS):
-            found = self._read(batch)
-            present = []
-            for change in batch:
-                item = found.get(_find_key(change))
-                held = checksum_item(item) if item is not None else None
-                if held == checksum_item(change.before or {}):
-                    present.append(change)
-                elif held == checksum_item(change.item or {}):
-                    self._done(1)
-                else:
-                    self._conflict_of(change, item, tried=not self.is_first)
-            updates = (Update(_find_key(change), change.before or {}, change.item or {}) for change in present)
-            self._count_all(present, self.dynamodb.update_items(self.table, updates))
+        """Update the items that are still as they were staged. The conditions cover the attributes that change."""
+        for changes in self._select_ready("update"):
+            updates = (Update(find_key(change), change.before or {}, change.item or {}) for change in changes)
+            self._count_outcomes(changes, self.dynamodb.update_items(self.table, updates))
 
     def delete_items(self) -> None:
-        """Deletes, each if the item read just before is what it was when staged."""
-        for batch in split_batches(self._changes("delete"), READ_KEYS):
-            found = self._read(batch)
-            present = []
+        """Delete the items that are still as they were staged."""
+        for changes in self._select_ready("delete"):
+            deletes = (Delete(find_key(change), change.before or {}) for change in changes)
+            self._count_outcomes(changes, self.dynamodb.delete_items(self.table, deletes))
+
+    def _select_ready(self, op: str) -> Iterator[list[Change]]:
+        """Read the items of the part's changes. Yield the changes of items that are as they were staged, in batches.
+
+        A change that is done already is counted, and any other is a conflict. The items are read because a condition
+        cannot express that the application added no attribute.
+        """
+        changes = self.run.folder.read_changes(self.staged.entity, self.part)
+        for batch in split_batches((change for change in changes if change.op == op), READ_KEYS):
+            found = self._read_items(batch)
+            ready = []
             for change in batch:
-                item = found.get(_find_key(change))
-                if item is None:
-                    self._done(1)
-                elif checksum_item(item) != checksum_item(change.before or {}):
-                    self._conflict_of(change, item, tried=not self.is_first)
+                item = found.get(find_key(change))
+                if is_same_item(item, change.before):
+                    ready.append(change)
+                elif is_same_item(item, change.item):
+                    self._count_done()
                 else:
-                    present.append(change)
-            deletes = (Delete(_find_key(change), change.before or {}) for change in present)
-            self._count_all(present, self.dynamodb.delete_items(self.table, deletes))
+                    self._add_change_conflict(change, item, may_be_written=not self.is_first)
+            yield ready
 
-    def _read(self, changes: list[Change]) -> dict[ItemKey, TypedItem]:
-        return self.dynamodb.read_items(self.table, [_find_key(change) for change in changes])
+    def _read_items(self, changes: list[Change]) -> dict[ItemKey, TypedItem]:
+        return self.dynamodb.read_items(self.table, [find_key(change) for change in changes])
 
-    def _changes(self, op: str) -> Iterator[Change]:
-        changes = self.run.folder.read_changes(self.index.entity, self.part)
-        return (change for change in changes if change.op == op)
-
-    def _count_all(self, changes: list[Change], outcomes: Iterable[tuple[Update | Delete, bool]]) -> None:
-        by_key = {_find_key(change): change for change in changes}
+    def _count_outcomes(self, changes: list[Change], outcomes: Iterable[tuple[Update | Delete, bool]]) -> None:
+        """Count the writes that succeeded. If a condition failed, the change is done already, or it is a conflict."""
+        by_key = {find_key(change): change for change in changes}
         for write, succeeded in outcomes:
-            self._count(by_key[write.key], succeeded)
+            change = by_key[write.key]
+            if succeeded:
+                self.written += 1
+                self.progress.add(1)
+                continue
+            item = self._read_items([change]).get(find_key(change))
+            if is_same_item(item, change.item):
+                self._count_done()
+            else:
+                self._add_change_conflict(change, item, may_be_written=True)
 
-    def _count(self, change: Change, succeeded: bool) -> None:
-        """A condition that failed is done already where the target holds what we want; else it is a conflict."""
-        if succeeded:
-            self.written += 1
-            self.progress.add(1)
-            return
-        found = self._read([change]).get(_find_key(change))
-        wanted = change.item if self.step == "migrate" else None
-        if (found is None) == (wanted is None) and (not found or checksum_item(found) == checksum_item(wanted or {})):
-            self._done(1)
-        else:
-            self._conflict_of(change, found, tried=True)
+    def _count_done(self) -> None:
+        self.already += 1
+        self.progress.add(1)
 
-    def _done(self, number: int) -> None:
-        self.already += number
-        self.progress.add(number)
+    def _add_change_conflict(self, change: Change, item: TypedItem | None, *, may_be_written: bool) -> None:
+        """Add a conflict of an item that is neither as it was staged nor as the change makes it.
 
-    def _conflict_of(self, change: Change, found: TypedItem | None, *, tried: bool) -> None:
-        """What the application holds is neither before nor after. `tried`: an earlier attempt may have written it, and
-        has where something of ours is in it; that a deleted item was made anew by the application does not show."""
+        If an attempt may have written it before the application did, we assume that it was written if the change is a
+        delete, or if the item contains any of our changes. An item that the application deleted and recreated cannot
+        be detected.
+        """
         assert change.key and change.before is not None
-        is_ours = change.item is None or (found is not None and _contains_change(found, change.before, change.item))
-        written = None if tried and is_ours else checksum_item(change.before).hex()
-        self._conflict(change.key, change.old_key, written, "changed by the application after staging")
+        is_ours = change.item is None or (item is not None and _contains_change(item, change.before, change.item))
+        checksum = None if may_be_written and is_ours else checksum_item(change.before).hex()
+        self._add_conflict(change.key, change.old_key, checksum, "changed by the application after staging")
 
-    def _conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
-        logger.warning("%s %s %s: %s; left as it is", self.step, self.table.name, key, reason)
+    def _add_conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
+        logger.warning("%s %s %s: %s, so it is left as it is", self.step, self.table.name, key, reason)
         self.conflicts.append(WriteConflict(key=key, old_key=old_key, checksum=checksum, reason=reason))
 
     def finish(self) -> Execution:
+        """Write the result of the execution. Raises RefusedError if there are conflicts and the policy forbids them."""
         self.progress.finish()
-        executed = Execution(
-            entity=self.index.entity,
+        execution = Execution(
+            entity=self.staged.entity,
             part=self.part.part,
             written=self.written,
             already=self.already,
             conflicts=self.conflicts,
-            write_units=self.dynamodb.consumed_write_units - self.units_before,
-            read_units=self.dynamodb.consumed_read_units - self.read_before,
+            write_units=self.dynamodb.consumed_write_units - self.write_units_before,
+            read_units=self.dynamodb.consumed_read_units - self.read_units_before,
             throttled=self.dynamodb.throttled - self.throttled_before,
             started_at=self.started_at,
             ended_at=datetime.now(UTC).isoformat(),
         )
-        path = self.run.folder.path_of_execution(self.index.entity, self.part.part, self.step)
-        self.run.store.put(path, executed.dump())
+        path = self.run.folder.path_of_execution(self.staged.entity, self.part.part, self.step)
+        self.run.store.put(path, execution.dump())
         if self.conflicts and self.run.params.on_conflict == "refuse":
-            first = self.conflicts[0]
             raise RefusedError(
                 f"{len(self.conflicts):,} items of {self.table.name} were changed by the application since they were "
-                f"staged, the first is {first.key}: they were left as they are. Look at them, then run again, or set "
-                "on_conflict=keep."
+                f"staged; the first is {self.conflicts[0].key}. They were left as they are. Look at them, then run "
+                "again, or set on_conflict=keep."
             )
-        return executed
+        return execution
 
 
-def _find_key(change: Change) -> ItemKey:
-    assert change.key
-    return ItemKey(change.key)
-
-
-def _contains_change(found: TypedItem, before: TypedItem, after: TypedItem) -> bool:
-    """Whether an item holds anything that a change from `before` to `after` puts there or takes away."""
+def _contains_change(item: TypedItem, before: TypedItem, after: TypedItem) -> bool:
+    """Tell whether an item contains any of the changes from `before` to `after`."""
     changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
-    return any(found.get(name) == after.get(name) for name in changed)
+    return any(item.get(name) == after.get(name) for name in changed)

@@ -1,6 +1,6 @@
-"""The plan: what the change set comes to, before anything is written. The numbers that approval shows.
+"""The plan of a run: the totals of its change set, before anything is written. Approval shows these numbers.
 
-Adds up the entities' indexes, prices the writes, estimates the duration, and refuses the run when the params say so.
+The plan adds up the staged entities, prices the writes, estimates the duration, and says if a policy refuses the run.
 """
 
 import csv
@@ -19,46 +19,36 @@ from accession.mapping import Entity
 from accession.progress import show_seconds
 from accession.run.context import RunContext
 
-# On demand, us-east-1, since 1 November 2024 (PEERS "Price"; other regions differ): $ for a million units.
+# US dollars for a million units on demand in us-east-1 (AWS page "Pricing for On-Demand Capacity"; regions differ).
 WRITE_PRICE = Decimal("0.625")
 READ_PRICE = Decimal("0.125")
-# What a new on-demand table takes a second (Developer Guide, "On-demand capacity mode", initial throughput).
+# Write units per second of a new on-demand table (Developer Guide, "On-demand capacity mode", initial throughput).
 NEW_TABLE_WRITE_UNITS = 4000
-# ImportTable's price for 10⁹ bytes of uncompressed data: widely quoted, not confirmed on an AWS page (PEERS, "Price").
-# The price of bulk put items was not to be found.
+# US dollars for 10⁹ bytes of uncompressed data by ImportTable. The number is widely quoted, but we found no AWS page
+# that confirms it, and no price of bulk put items.
 IMPORT_PRICE = Decimal("0.15")
-IMPORT_SAVES = Decimal(1)  # dollars from which another way of loading is worth a line
+IMPORT_SAVES = Decimal(1)  # dollars that ImportTable must save before the plan mentions it
 SAMPLES = 5
 
 
 def make_plan(run: RunContext) -> Plan:
-    """Write `plan.json` and `rejects.csv`. Safe to repeat: an earlier attempt's plan stands.
+    """Write `plan.json` and `rejects.csv`. Safe to repeat: the plan of an earlier attempt is kept.
 
-    A plan that the policies refuse is written too, with the reason; see `refuse_plan`.
+    A plan that the policies refuse is written too, with the reason (see `refuse_plan`).
     """
     started = datetime.now(UTC).isoformat()
     found = run.folder.find_plan()
     if found is not None:
         return found
-    indexes = {name: run.folder.load_staged(name) for name in run.mapping.order}
-    _write_rejects(run, indexes)
-    entities = {
-        name: EntityPlan(
-            table=index.table,
-            counts=index.counts,
-            rejects=index.rejects,
-            kept_back=index.counts.kept_back + index.counts.rejected,
-            samples=list(islice(_sample(run, name, index), SAMPLES)),
-        )
-        for name, index in indexes.items()
-    }
-    counts = [index.counts for index in indexes.values()]
+    entities = {name: run.folder.load_staged(name) for name in run.mapping.order}
+    _write_rejects(run, entities)
+    counts = [staged.counts for staged in entities.values()]
     write_units = sum(count.write_units for count in counts)
     read_units = sum(count.read_units + count.reread_units for count in counts)
     rate = run.params.write_units_per_second or NEW_TABLE_WRITE_UNITS
     plan = Plan(
         run=run.name,
-        entities=entities,
+        entities={name: _plan_entity(run, staged) for name, staged in entities.items()},
         writes=sum(count.put + count.updated + count.deleted for count in counts),
         rejected=sum(count.rejected for count in counts),
         conflicts=sum(count.conflicts for count in counts),
@@ -66,7 +56,7 @@ def make_plan(run: RunContext) -> Plan:
         read_units=read_units,
         price_usd=price_units(write_units, read_units),
         seconds=round(write_units / rate, 1),
-        records_changed=any(index.records_changed for index in indexes.values()),
+        records_changed=any(staged.records_changed for staged in entities.values()),
         refused=_find_refusal(run, counts),
         started_at=started,
         ended_at=datetime.now(UTC).isoformat(),
@@ -75,14 +65,24 @@ def make_plan(run: RunContext) -> Plan:
     return run.folder.load_plan()
 
 
+def _plan_entity(run: RunContext, staged: StagedEntity) -> EntityPlan:
+    return EntityPlan(
+        table=staged.table,
+        counts=staged.counts,
+        rejects=staged.rejects,
+        kept_back=staged.counts.kept_back + staged.counts.rejected,
+        samples=list(islice(_show_changes(run, staged), SAMPLES)),
+    )
+
+
 def price_units(write_units: float, read_units: float) -> Decimal:
-    """US dollars for units on demand."""
+    """Return the price of units on demand, in US dollars."""
     price = Decimal(str(write_units)) * WRITE_PRICE + Decimal(str(read_units)) * READ_PRICE
     return (price / 1_000_000).quantize(Decimal("0.000001"))
 
 
 def refuse_plan(plan: Plan) -> None:
-    """Raises RefusedError when the policies refuse the plan; nothing was written then."""
+    """Raise RefusedError if the policies refuse the plan. Nothing has been written to DynamoDB by then."""
     if plan.refused:
         raise RefusedError(plan.refused)
 
@@ -93,55 +93,55 @@ def _find_refusal(run: RunContext, counts: list[Counts]) -> str | None:
     allowed = run.params.max_rejects
     if rejected > allowed:
         return (
-            f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Mend the rows "
-            f"listed in {run.folder.uri('rejects.csv')}, or raise max_rejects."
+            f"{rejected:,} rows cannot be migrated and {allowed:,} are allowed: nothing was written. Correct the "
+            f"rows listed in {run.folder.uri('rejects.csv')}, or raise max_rejects."
         )
     if conflicts and run.params.on_conflict == "refuse":
         return (
             f"{conflicts:,} items were changed in the target since we wrote them: nothing was written. They are the "
-            f"lines with op conflict in {run.folder.uri('changes/')}; set on_conflict to keep or "
-            "overwrite."
+            f"lines with op conflict in {run.folder.uri('changes/')}. Set on_conflict to keep or overwrite."
         )
     return None
 
 
-def _write_rejects(run: RunContext, indexes: dict[str, StagedEntity]) -> None:
-    """`rejects.csv`: where, why, whether the item migrated earlier stays, and what is new since the head."""
+def _write_rejects(run: RunContext, entities: dict[str, StagedEntity]) -> None:
+    """Write `rejects.csv`: each row, its reason, whether its earlier item is held, and its status since the head."""
     with TemporaryDirectory(prefix="accession-") as folder:
         file = Path(folder) / "rejects.csv"
         with file.open("w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
-            for name, index in indexes.items():
-                if any(index.rejects.values()):
-                    rejects = list_rejects(_fetch(run.store, index, folder), _fetch_head(run, name, folder))
+            for name, staged in entities.items():
+                if any(staged.rejects.values()):
+                    id_map = _fetch_id_map(run.store, staged, folder)
+                    rejects = list_rejects(id_map, _fetch_head(run, name, folder))
                     for row, since in rejects:
                         held = "yes" if row.held else "no"
-                        writer.writerow([name, index.table, row.old_key, row.column, row.reason, held, since])
+                        writer.writerow([name, staged.table, row.old_key, row.column, row.reason, held, since])
         run.store.upload(run.folder.path("rejects.csv"), file)
 
 
-def _fetch(store: Store, index: StagedEntity, folder: str, name: str = "id_map.db") -> Path:
-    return store.download(store.path(index.id_map), Path(folder) / name, index.id_map_sha256)
+def _fetch_id_map(store: Store, staged: StagedEntity, folder: str, name: str = "id_map.db") -> Path:
+    return store.download(store.path(staged.id_map), Path(folder) / name, staged.id_map_sha256)
 
 
 def _fetch_head(run: RunContext, entity: str, folder: str) -> Path | None:
     if run.head is None or entity not in run.head.load_plan().entities:
         return None
-    return _fetch(run.store, run.head.load_staged(entity), folder, "head.db")
+    return _fetch_id_map(run.store, run.head.load_staged(entity), folder, "head.db")
 
 
-def _sample(run: RunContext, name: str, index: StagedEntity) -> Iterator[str]:
-    """Changes as one line each, sensitive values masked."""
-    for part in index.parts:
-        for change in run.folder.read_changes(name, part):
-            yield show_change(run.mapping.entities[name], change)
+def _show_changes(run: RunContext, staged: StagedEntity) -> Iterator[str]:
+    """Yield a line for each change of an entity, with sensitive values masked."""
+    for part in staged.parts:
+        for change in run.folder.read_changes(staged.entity, part):
+            yield show_change(run.mapping.entities[staged.entity], change)
 
 
 def show_change(entity: Entity, change: Change) -> str:
-    """One change in a line, sensitive values masked."""
-    shown = show_row_key(change.old_key)
-    head = f"{change.op} {shown} → {change.key}" if change.key else f"{change.op} {shown}"
+    """Return a change in one line, with sensitive values masked."""
+    old_key = show_row_key(change.old_key)
+    head = f"{change.op} {old_key} → {change.key}" if change.key else f"{change.op} {old_key}"
     if change.op == "reject":
         return f"{head}: {change.reason}"
     if change.op == "update" and change.before and change.item:
@@ -163,7 +163,7 @@ def _show_item(entity: Entity, item: TypedItem) -> str:
 
 
 def _show_import(plan: Plan) -> list[str]:
-    """One line where AWS's own load from S3 would be cheaper: into new tables only, and without what this run does."""
+    """Return a line on AWS's own import from S3 if it would be cheaper. It loads only new tables."""
     price = Decimal(sum(entity.counts.put_bytes for entity in plan.entities.values())) / 10**9 * IMPORT_PRICE
     puts_only = plan.writes == sum(entity.counts.put for entity in plan.entities.values())
     if not puts_only or plan.price_usd - price < IMPORT_SAVES:
@@ -181,7 +181,7 @@ def _show_price(price: Decimal) -> str:
 
 
 def show_plan(plan: Plan, *, samples: bool = True) -> str:
-    """The plan as Markdown: with samples of the changes for the approval, without them for the log."""
+    """Return the plan as Markdown: with samples of the changes for the approval, without them for the log."""
     writes = f"{plan.writes:,} item{'' if plan.writes == 1 else 's'} to write"
     left_out = f", {plan.rejected:,} row{'' if plan.rejected == 1 else 's'} left out" if plan.rejected else ""
     lines = [
@@ -191,8 +191,10 @@ def show_plan(plan: Plan, *, samples: bool = True) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, entity in plan.entities.items():
-        c = entity.counts
-        numbers = (c.put, c.updated, c.deleted, c.unchanged, c.rejected, c.conflicts)
+        counts = entity.counts
+        numbers = (
+            counts.put, counts.updated, counts.deleted, counts.unchanged, counts.rejected, counts.conflicts,
+        )  # fmt: skip
         lines.append(f"| {name} | {entity.table} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     lines += [
         "",

@@ -1,6 +1,7 @@
-"""Decide: what becomes of each row, given what the head recorded and what the target holds now.
+"""Reconcile: decide what to do with each row, by the head's record and the item that the target has now.
 
-Writes both sides of it as it goes: entries and rejects of the ID map, lines of the change set. Memory stays flat.
+Each decision is written at once, as entries and rejects of the ID map and as lines of the change set. Memory does not
+grow with the number of rows.
 """
 
 import sqlite3
@@ -18,27 +19,18 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.items import (
-    ItemBuilder,
-    ItemKey,
-    Prepared,
-    Reject,
-    RowKey,
-    TypedItem,
-    checksum_item,
-    measure_item,
-)
+from accession.items import ItemBuilder, ItemKey, Prepared, Reject, RowKey, TypedItem, checksum_item, measure_item
 from accession.run.context import RunContext
 from accession.run.match import Match, Recorded, Replaced, Same
 
-PENDING_ROWS = 1000  # rows held back at most while their items are read from the target
+PENDING_ROWS = 1000  # changes that wait at most until their items are read from the target together
 BATCH_ENTRIES = 2000
-READ_UNIT_BYTES = 4096  # of one strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
-NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and was kept: the conflict shows again
+READ_UNIT_BYTES = 4096  # of a strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
+NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and is kept: it is a conflict in each run
 
 
 class Pending(NamedTuple):
-    """A change that waits for what the target holds. `prepared` is None for a delete."""
+    """A change that waits until its item is read from the target. `prepared` is None for a delete."""
 
     old_key: RowKey
     new_id: ItemKey
@@ -48,7 +40,7 @@ class Pending(NamedTuple):
 
 
 class Reconciler:
-    """What becomes of the rows of one entity. `close` decides what still waits and writes what is held."""
+    """Decide about the rows of one entity. `close` must be called last: it decides the pending changes."""
 
     def __init__(
         self,
@@ -62,7 +54,7 @@ class Reconciler:
         self.table = run.map_table(builder.entity.name)
         self.ours = attributes | set(self.table.key.names)
         self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
-        # The tables of a first run were found empty, unless the params say that something may be there.
+        # The tables of a first run are empty, unless the params allow items in them.
         self.reads_target = run.head is not None or run.params.existing_items == "keep"
         self.counts: Counter[str] = Counter()
         self.entries: list[Entry] = []
@@ -70,7 +62,7 @@ class Reconciler:
         self.pending: list[Pending] = []
 
     def add(self, match: Match, entry: Entry, prepared: Prepared) -> None:
-        """Take in a row that makes an item."""
+        """Decide about a row that makes an item."""
         if type(match) is Same:
             recorded = match.recorded
             if prepared.checksum == (recorded.row_checksum or recorded.checksum):
@@ -78,17 +70,17 @@ class Reconciler:
                 entry = entry._replace(checksum=recorded.checksum, row_checksum=recorded.row_checksum, written=0)
                 self._add(entry)
             else:
-                self._wait(Pending(entry.old_key, entry.new_id, entry, recorded, prepared))
+                self._add_pending(Pending(entry.old_key, entry.new_id, entry, recorded, prepared))
             return
         if type(match) is Replaced:
             self.add_gone(entry.old_key, match.recorded, 0)
         if self.reads_target:
-            self._wait(Pending(entry.old_key, entry.new_id, entry, None, prepared))
+            self._add_pending(Pending(entry.old_key, entry.new_id, entry, None, prepared))
         else:
             self._put(entry.old_key, prepared, entry)
 
     def reject(self, old_key: Any, reject: Reject, reason: str, recorded: Recorded | None) -> None:
-        """A row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it was."""
+        """Reject a row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it is."""
         shown = old_key if type(old_key) in (int, float, type(None)) else str(old_key).encode(errors="replace").decode()
         self.counts["rejected"] += 1
         if recorded is not None:
@@ -98,8 +90,7 @@ class Reconciler:
         self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reason}")))
 
     def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
-        """An item whose row is gone, or whose row id belongs to another thing now. One that we never wrote is not ours
-        to delete."""
+        """Decide about an item of a row that is gone or became another thing. We delete only items that we wrote."""
         if recorded.checksum == NEVER_WRITTEN:
             self._add(keep_entry(old_key, recorded, "tombstone", latest))
         elif self.deletes == "keep":
@@ -107,16 +98,16 @@ class Reconciler:
             self._add(keep_entry(old_key, recorded, "kept_delete", latest))
         else:
             tombstone = keep_entry(old_key, recorded, "tombstone", latest)
-            self._wait(Pending(old_key, recorded.new_id, tombstone, recorded, None))
+            self._add_pending(Pending(old_key, recorded.new_id, tombstone, recorded, None))
 
-    def _wait(self, pending: Pending) -> None:
-        """A change that depends on what the target holds."""
+    def _add_pending(self, pending: Pending) -> None:
+        """Add a change that depends on the item that the target has."""
         self.pending.append(pending)
         if len(self.pending) >= PENDING_ROWS:
             self._decide()
 
     def _decide(self) -> None:
-        """Read what the target holds for the pending changes, and decide each."""
+        """Read the items of the pending changes from the target, and decide each change."""
         if not self.pending:
             return
         keys = [ItemKey(pending.new_id) for pending in self.pending]
@@ -127,16 +118,16 @@ class Reconciler:
 
     def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:
         old_key, recorded, prepared = pending.old_key, pending.recorded, pending.prepared
-        held = checksum_item(before) if before is not None else None
+        current = checksum_item(before) if before is not None else None
         if prepared is None and before is None:  # gone on both sides
             self._add(pending.entry)
             return
-        if prepared is not None and held == prepared.checksum:  # the application made the same change
+        if prepared is not None and current == prepared.checksum:  # the application made the same change
             self.counts["unchanged"] += 1
             self._add(pending.entry._replace(written=0))
             return
         expected = recorded.checksum if recorded is not None else None
-        is_conflict = held != expected
+        is_conflict = current != expected
         if is_conflict:
             self.counts["conflicts"] += 1
             if self.on_conflict != "overwrite":
@@ -158,7 +149,7 @@ class Reconciler:
             reason = "already in the target, and not ours"
             entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
         else:
-            # The row is the same thing as before, whatever became of its item; one that is gone resolves no reference.
+            # The row is still the same thing, whatever happened to its item. A row that is gone resolves no reference.
             state: EntryState = "kept_conflict" if pending.prepared else "kept_delete"
             entry = keep_entry(pending.old_key, pending.recorded, state, pending.entry.latest)
             entry = entry._replace(identity=pending.entry.identity)
@@ -177,14 +168,13 @@ class Reconciler:
         self.parts.add("delete", encode_change(Change("delete", pending.new_id, pending.old_key, units, before=before)))
 
     def _update(self, pending: Pending, before: TypedItem, is_conflict: bool) -> None:
-        """Attributes that the application added survive: in an item of which not all is ours, those that no run of ours
-        has written."""
+        """Update an item. If not all of it is ours, it keeps the attributes that no run of ours has written."""
         assert pending.prepared is not None
         recorded = pending.recorded
-        keeps = is_conflict or (recorded is not None and recorded.row_checksum is not None)
-        kept = {name: value for name, value in before.items() if name not in self.ours}
+        keeps_foreign = is_conflict or (recorded is not None and recorded.row_checksum is not None)
+        foreign = {name: value for name, value in before.items() if name not in self.ours}
         try:
-            merged = self.builder.merge(pending.prepared, kept if keeps else {})
+            merged = self.builder.merge(pending.prepared, foreign if keeps_foreign else {})
         except Reject as reject:
             self.reject(pending.old_key, reject, str(reject), recorded)
             return
@@ -228,13 +218,13 @@ class Reconciler:
         self.rejects.clear()
 
     def close(self) -> None:
-        """Decide what still waits, and write what is held."""
+        """Decide the changes that are pending, and write the entries and rejects that are buffered."""
         self._decide()
         self._flush()
 
 
 def keep_entry(old_key: Any, recorded: Recorded, state: EntryState, latest: int) -> Entry:
-    """The head's entry in another state."""
+    """Return the head's entry, with another state."""
     return Entry(
         old_key,
         recorded.generation,

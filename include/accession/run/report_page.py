@@ -1,4 +1,4 @@
-"""report.html: one self-contained page that a non-engineer can read. Pure: a report in, the page out."""
+"""The page report.html. It is self-contained, and people who are not engineers can read it. Pure."""
 
 import csv
 import io
@@ -17,16 +17,16 @@ from accession.commands import show_rollback
 from accession.progress import show_seconds
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN = 200  # rejects and conflicts on the page; the full lists lie beside it
-LEAST_WAIT_SECONDS = 1.0  # shorter pauses between two steps are not worth a word
+SHOWN = 200  # rejects and conflicts on the page; the full lists are beside it
+LEAST_WAIT_SECONDS = 1.0  # shorter pauses between two steps are not shown
 
-# Field, heading, what it means. The first group is always shown, the others where there is any.
+# Field, heading and meaning. The first group is always shown, the second only if a number is not zero.
 ALWAYS = (
     ("source_rows", "in the source", "rows of the table in the SQLite file"),
     ("put", "new", "items that the run created"),
     ("updated", "changed", "items that the run brought up to date"),
     ("unchanged", "same", "items that were right already and were not touched"),
-    ("deleted", "deleted", "items whose rows are gone from the source"),
+    ("deleted", "deleted", "items that have no row in the source any more"),
     ("rejected", "left out", "rows that cannot be migrated, each with its reason"),
     ("verified", "proved equal", "items read back and found equal to the source"),
 )
@@ -35,15 +35,15 @@ IF_ANY = (
     ("mismatched", "different", "items that the run wrote and that are not equal to the source"),
     ("conflicts", "conflicts", "items that the application changed since we wrote them"),
     ("drifted", "changed by others", "items that somebody else changed or deleted; this run did not touch them"),
-    ("held", "held back", "items kept as they were: conflicts, deletes, rows that went bad"),
+    ("held", "held back", "items kept as they were: conflicts, deletes, and rows that are rejected now"),
     ("unexpected", "not ours", "items that no run of ours wrote"),
-    ("adjusted", "adjusted", "empty index keys that were left out, as DynamoDB wants it"),
+    ("adjusted", "adjusted", "empty index keys that were left out, because DynamoDB refuses them"),
 )
-PARTS = ("put", "updated", "unchanged", "deleted", "rejected", "conflicts")  # of an entity's bar
+PARTS = ("put", "updated", "unchanged", "deleted", "rejected", "conflicts")  # the segments of an entity's bar
 
 
 class Segment(NamedTuple):
-    """A piece of a bar, in percent of it."""
+    """A segment of a bar. Its width is in percent of the bar."""
 
     name: str
     label: str
@@ -52,7 +52,7 @@ class Segment(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An entity as the table shows it; `size` is the length of its bar in percent of the longest one."""
+    """An entity in the table. `size` is the length of its bar in percent of the longest bar."""
 
     name: str
     entity: EntityReport
@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A piece of the timeline, in percent of its width."""
+    """A bar of the timeline, in percent of its width."""
 
     left: float
     width: float
@@ -78,9 +78,9 @@ class Line(NamedTuple):
 
 
 def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -> str:
-    """The page of a report. `rejects_csv` is the beginning of rejects.csv, or all of it; empty where there is none."""
+    """Return the page of a report. `rejects_csv` is rejects.csv or its beginning; empty if there is no such file."""
     text = io.StringIO(rejects_csv.decode(), newline="")
-    rejects = [row for row in csv.DictReader(text) if None not in row.values()]  # the last may be cut
+    rejects = [row for row in csv.DictReader(text) if None not in row.values()]  # the last row may be cut off
     total = max(len(rejects), sum(sum(counts.values()) for counts in report.rejects.values()))
     conflicts = rollback.conflicts if rollback else []
     folder = report.snapshot.uri.partition("backups/")[0]
@@ -103,7 +103,7 @@ def render_html(report: Report, rejects_csv: bytes, rollback: Rollback | None) -
 
 
 def describe_report(report: Report) -> dict[str, Any]:
-    """What the templates show of a report, in the order of the page: verdict, entities, timeline, undo."""
+    """Return the variables of the templates, in the order of the page: verdict, entities, timeline, undo."""
     totals = report.totals
     return {
         "report": report,
@@ -120,7 +120,7 @@ def describe_report(report: Report) -> dict[str, Any]:
 
 
 def describe_verdict(report: Report) -> str:
-    """What happened, in a sentence or two."""
+    """Return what happened, in one or two sentences."""
     totals = report.totals
     match report.status:
         case "verified":
@@ -128,7 +128,7 @@ def describe_verdict(report: Report) -> str:
             proved = _count(totals["verified"], "item is", "items are")
             return f"All is well: {proved} in the tables and proved equal to the source.{left_out}"
         case "unchanged":
-            return "All is well: there was nothing to write, the tables already hold what the source says."
+            return "All is well: there was nothing to write, because the tables already match the source."
         case "dry_run":
             planned = ", ".join(
                 f"{totals[name]:,} {verb}"
@@ -143,9 +143,9 @@ def describe_verdict(report: Report) -> str:
         case "rolled_back":
             return "The run failed, and all that it wrote was undone: the tables are as they were before it."
         case "failed" if report.is_open:
-            return "The run failed, and the target stays open: part of what it was to write may be in the tables."
+            return "The run failed, and the target stays open: some of its items may be in the tables."
         case "failed" if report.write_units.consumed:
-            return "The run failed after it had begun to write, and it no longer has the target."
+            return "The run failed after its first write, and it no longer owns the target."
         case _:
             return "The run failed before its first write: the tables are as they were."
 
@@ -155,14 +155,14 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def find_tone(status: str) -> str:
-    """good, calm or bad."""
+    """Return the tone of a status: good, calm or bad."""
     if status in ("failed", "refused"):
         return "bad"
     return "good" if status in ("verified", "unchanged") else "calm"
 
 
 def split_reason(reason: str | None) -> list[tuple[bool, str]]:
-    """Lines, and whether each is a command (these are indented)."""
+    """Return the lines of a reason, each with whether it is a command. Commands are indented."""
     return [(line.startswith("  "), line.strip()) for line in (reason or "").splitlines() if line.strip()]
 
 
@@ -177,10 +177,10 @@ def _draw_rows(report: Report) -> Iterator[Row]:
 
 
 def draw_timeline(steps: Iterable[Step]) -> list[Line]:
-    """The steps as bars on one axis.
+    """Return the steps as bars on one axis.
 
-    Between any two moments at which a step begins or ends, the axis is as long as the logarithm of the time between
-    them: order and overlap are kept, and a hundredth of a second can be seen beside three hours.
+    The distance between two moments at which a step begins or ends grows with the logarithm of the time between them.
+    This keeps order and overlap, and a hundredth of a second is visible beside three hours.
     """
     spans = [(step, datetime.fromisoformat(step.started_at), datetime.fromisoformat(step.ended_at)) for step in steps]
     moments = sorted({moment for _, start, end in spans for moment in (start, end)})
@@ -213,7 +213,7 @@ def _measure(start: str, end: str) -> float:
 
 
 def show_span(seconds: float) -> str:
-    """A duration, to the millisecond where it is short."""
+    """Return a duration as people write it; a short one in milliseconds."""
     return show_seconds(seconds) if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
@@ -227,7 +227,7 @@ def _show_time(text: str) -> str:
 
 @cache
 def make_environment(*folders: Path) -> Environment:
-    """Jinja over the templates in `folders`. Everything is escaped, and nothing may be undefined."""
+    """Return a Jinja environment for the templates in `folders`. It escapes every value and refuses undefined ones."""
     environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,

@@ -1,60 +1,62 @@
-"""Rollback: follow the parts backwards until the tables are what they were before the run, and prove it.
+"""Rollback: undo the change set backwards until the tables are what they were before the run, and prove it.
 
-First what was deleted or updated is restored (parents first), then what was created is deleted (children first), each
-under the mirrored condition: an item that the application changed since is a conflict, listed and kept.
+First, deleted and updated items are restored, parents first. Then created items are deleted, children first. Each write
+has the inverse condition. An item that the application changed since is a conflict: it is listed and kept.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from accession.artifacts import Change, Part, Rollback, StagedEntity, Store, Undone
+from accession.artifacts import Change, Part, Rollback, Store, Undone
 from accession.commands import show_rollback
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update
 from accession.errors import ConflictError, RefusedError
-from accession.items import ItemKey, TypedItem, checksum_item
+from accession.items import ItemKey, TypedItem
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.run.lineage import expect_entities
-from accession.run.migrate import READ_KEYS, split_batches
+from accession.run.migrate import READ_KEYS, find_key, is_same_item, split_batches
 from accession.target import LogRecord, State, append_record, load_state, reopen_head, take_over
 
 logger = logging.getLogger(__name__)
 
-LISTED = 1000
+LISTED = 1000  # conflicts in rollback.json
+STEPS = {"put": "migrate", "update": "migrate", "delete": "remove"}  # the step that executes each kind of change
 
 
 def take_for_undo(store: Store, run: str) -> State:
-    """Take the target to undo `run`: the one that has it open, or the last committed one.
+    """Take the target to undo `run`, which has it open or was committed last.
 
-    The caller waits (`settle`) before it writes. Raises RefusedError naming the run that must be undone first, or the
-    seal.
+    The caller must wait (`settle`) before it writes. Raises RefusedError if the target is sealed, or if another run
+    must be undone first.
     """
     state = load_state(store)
     if state is None:
-        raise RefusedError(f"run {run} cannot be undone: no run ever wrote to {store.uri('')}.")
+        raise RefusedError(f"Run {run} cannot be undone: no run has written to {store.uri('')}. Check the environment.")
     if state.open is not None and state.open.run == run:
         return take_over(store, run)
     return reopen_head(store, run)
 
 
 def undo_run(run: RunContext, dynamodb: DynamoDB, *, epoch: int, by: str, accept_conflicts: bool = False) -> Rollback:
-    """Undo what the run wrote, prove it, write `rollback.json`, close the target and record it. Safe to repeat.
+    """Undo the writes of the run, prove it, write `rollback.json`, close the target and record it. Safe to repeat.
 
-    Raises ConflictError when the application changed items since and that is not accepted: everything else is undone,
-    the target stays open.
+    Raises ConflictError if the application changed items since and `accept_conflicts` is not set. Everything else is
+    undone then, and the target stays open.
     """
-    undoing = _Undoing(run, dynamodb)
+    undo = _Undo(run, dynamodb)
     started = datetime.now(UTC).isoformat()
     units = dynamodb.consumed_write_units
-    undoing.undo()
-    undoing.prove()
+    undo.undo_all()
+    undo.prove()
     rollback = Rollback(
         run=run.name,
         by=by,
-        entities=undoing.results(),
-        conflicts=list(undoing.conflicts.values())[:LISTED],
+        entities=undo.count_results(),
+        conflicts=list(undo.conflicts.values())[:LISTED],
         accepted=accept_conflicts,
         proved=True,
         write_units=dynamodb.consumed_write_units - units,
@@ -62,18 +64,18 @@ def undo_run(run: RunContext, dynamodb: DynamoDB, *, epoch: int, by: str, accept
         ended_at=datetime.now(UTC).isoformat(),
     )
     digest = run.store.put(run.folder.path("rollback.json"), rollback.dump())
-    is_undone = not undoing.conflicts or accept_conflicts
-    _record(run, epoch, by, len(undoing.conflicts), digest, is_undone)
+    is_undone = not undo.conflicts or accept_conflicts
+    _record(run, epoch, by, len(undo.conflicts), digest, is_undone)
     if not is_undone:
-        raise ConflictError(_explain_conflicts(run, list(undoing.conflicts.values())))
+        raise ConflictError(_explain_conflicts(run, list(undo.conflicts.values())))
     return rollback
 
 
 def _explain_conflicts(run: RunContext, conflicts: list[dict[str, Any]]) -> str:
     first, manifest = conflicts[0], run.manifest
     return (
-        f"run {manifest.run} is undone but for {len(conflicts):,} items that the application changed since; they are "
-        f"kept. The first is {first['key']} in {first['table']}, all are in {run.folder.uri('rollback.json')}. "
+        f"Run {manifest.run} is undone except for {len(conflicts):,} items that the application changed since. They "
+        f"are kept. The first is {first['key']} in {first['table']}; all are in {run.folder.uri('rollback.json')}. "
         "The target stays open. To close it and leave them as they are:\n"
         f"  {show_rollback(manifest.environment, manifest.run, manifest.mapping, accept_conflicts=True)}"
     )
@@ -91,7 +93,7 @@ def _record(run: RunContext, epoch: int, by: str, conflicts: int, digest: str, i
     artifacts = {run.folder.path("rollback.json"): digest}
     state = load_state(store)
     if state is not None and state.head != manifest.run:
-        # It was never committed, so this may be the only record of it, or of what it wrote since the last one.
+        # The run was never committed, so this may be the only record of the artifacts that it wrote.
         artifacts |= {path: store.hash(path) or "" for path in store.list(run.folder.path())}
         artifacts[manifest.snapshot.path] = manifest.snapshot.sha256
     return append_record(
@@ -107,91 +109,101 @@ def _record(run: RunContext, epoch: int, by: str, conflicts: int, digest: str, i
     )
 
 
-class _Undoing:
+class _Undo:
+    """The undo of one run: it follows the changes backwards, and counts the results."""
+
     def __init__(self, run: RunContext, dynamodb: DynamoDB) -> None:
         self.run, self.dynamodb = run, dynamodb
         state = load_state(run.store)
-        self.is_committed = state is not None and state.head == run.name  # then every part was executed
-        self.order = expect_entities(run.store, run.mapping, run.name)  # the mapping may have got more since
-        self.indexes = {name: run.folder.load_staged(name) for name in self.order}
+        self.is_committed = state is not None and state.head == run.name  # if so, every part was executed
+        self.order = expect_entities(run.folder, run.mapping)  # the mapping may have more entities by now
+        self.staged = {name: run.folder.load_staged(name) for name in self.order}
         self.counts = {name: dict.fromkeys(("restored", "deleted", "already"), 0) for name in self.order}
         self.conflicts: dict[tuple[str, str], dict[str, Any]] = {}
-        # What the writers left alone, as the application had changed the item: there is nothing to undo there.
-        self.left = {
-            (name, kept.key)
+        # The writers left these items alone because the application had changed them, so there is nothing to undo.
+        self.not_written = {
+            (name, conflict.key)
             for name in self.order
-            for kept in run.folder.find_write_conflicts(name)
-            if kept.checksum is not None
+            for conflict in run.folder.find_write_conflicts(name)
+            if conflict.checksum is not None
         }
 
-    def undo(self) -> None:
+    def undo_all(self) -> None:
+        """Restore the deleted and updated items, parents first; then delete the created ones, children first."""
         for name in self.order:
-            for part in self._executed_parts(name, "remove", "delete"):
-                self._undo_part(name, part, "delete")
-            for part in self._executed_parts(name, "migrate", "update"):
-                self._undo_part(name, part, "update")
+            self._undo_changes(name, "delete")
+            self._undo_changes(name, "update")
         for name in reversed(self.order):
-            for part in self._executed_parts(name, "migrate", "put"):
-                self._undo_part(name, part, "put")
+            self._undo_changes(name, "put")
 
-    def _executed_parts(self, name: str, step: str, op: str) -> Iterator[Part]:
-        for part in reversed(self.indexes[name].parts):
-            if getattr(part, op) and (self.is_committed or self.run.folder.was_begun(name, part.part, step)):
+    def _undo_changes(self, name: str, op: str) -> None:
+        for part in self._list_parts(name, op):
+            progress = Progress(f"undo {op}s of {name} part {part.part}", getattr(part, op), "items")
+            for batch in self._read_batches(name, part, op):
+                self._undo_batch(name, op, batch)
+                progress.add(len(batch))
+            progress.finish()
+
+    def _list_parts(self, name: str, op: str) -> Iterator[Part]:
+        """List the parts of an entity that have changes of this kind and were executed, the last one first."""
+        for part in reversed(self.staged[name].parts):
+            if getattr(part, op) and (self.is_committed or self.run.folder.was_started(name, part.part, STEPS[op])):
                 yield part
 
-    def _undo_part(self, name: str, part: Part, op: str) -> None:
-        index = self.indexes[name]
-        progress = Progress(f"undo {op}s of {name} part {part.part}", getattr(part, op), "items")
-        for batch in self._batches(index, part, op):
-            found = self._read(index, batch)
-            todo = []
-            for change in batch:
-                held = found.get(_find_key(change))
-                if _is_equal(held, change.before) or (name, change.key) in self.left:
-                    self.counts[name]["already"] += 1
-                elif not _is_equal(held, change.item):
-                    self._conflict(index, change, held)
-                else:
-                    todo.append(change)
-            by_key = {_find_key(change): change for change in todo}
-            for write, undone in self._undo_all(index, op, todo):
-                change = by_key[write.key]
-                if undone or _is_equal(self._read(index, [change]).get(_find_key(change)), change.before):
-                    self.counts[name]["deleted" if op == "put" else "restored"] += 1
-                else:
-                    self._conflict(index, change, self._read(index, [change]).get(_find_key(change)))
-            progress.add(len(batch))
-        progress.finish()
-
-    def _undo_all(
-        self, index: StagedEntity, op: str, changes: list[Change]
-    ) -> Iterator[tuple[Update | Delete | PutAbsent, bool]]:
-        """The mirrored writes, each with whether its condition held."""
-        table = self.run.find_table(index)
-        match op:
-            case "put":
-                deletes = (Delete(_find_key(change), change.item or {}) for change in changes)
-                yield from self.dynamodb.delete_items(table, deletes)
-            case "update":
-                updates = (Update(_find_key(change), change.item or {}, change.before or {}) for change in changes)
-                yield from self.dynamodb.update_items(table, updates)
-            case _:
-                puts = (PutAbsent(_find_key(change), change.before or {}) for change in changes)
-                yield from self.dynamodb.put_absent_items(table, puts)
-
-    def _batches(self, index: StagedEntity, part: Part, op: str) -> Iterator[list[Change]]:
-        changes = self.run.folder.read_changes(index.entity, part)
+    def _read_batches(self, name: str, part: Part, op: str) -> Iterator[list[Change]]:
+        changes = self.run.folder.read_changes(name, part)
         return split_batches((change for change in changes if change.op == op), READ_KEYS)
 
-    def _read(self, index: StagedEntity, changes: list[Change]) -> dict[ItemKey, TypedItem]:
-        return self.dynamodb.read_items(self.run.find_table(index), [_find_key(change) for change in changes])
+    def _undo_batch(self, name: str, op: str, batch: list[Change]) -> None:
+        """Undo the changes of items that are as the run left them. Items that changed since are conflicts."""
+        found = self._read_items(name, batch)
+        ready = []
+        for change in batch:
+            item = found.get(find_key(change))
+            if is_same_item(item, change.before) or (name, change.key) in self.not_written:
+                self.counts[name]["already"] += 1
+            elif is_same_item(item, change.item):
+                ready.append(change)
+            else:
+                self._add_conflict(name, change, item)
+        by_key = {find_key(change): change for change in ready}
+        for write, succeeded in self._write_inverse(name, op, ready):
+            change = by_key[write.key]
+            if succeeded or is_same_item(self._read_item(name, change), change.before):
+                self.counts[name]["deleted" if op == "put" else "restored"] += 1
+            else:
+                self._add_conflict(name, change, self._read_item(name, change))
 
-    def _conflict(self, index: StagedEntity, change: Change, held: TypedItem | None) -> None:
-        reason = "deleted by the application since" if held is None else "changed by the application since"
-        logger.warning("undo %s %s: %s; left as it is", index.table, change.key, reason)
-        self.conflicts[index.entity, change.key or ""] = {
-            "entity": index.entity,
-            "table": index.table,
+    def _write_inverse(
+        self, name: str, op: str, changes: list[Change]
+    ) -> Iterator[tuple[Update | Delete | PutAbsent, bool]]:
+        """Write the inverse of each change, and yield each write with whether its condition was met."""
+        table = self.run.find_table(self.staged[name])
+        match op:
+            case "put":
+                deletes = (Delete(find_key(change), change.item or {}) for change in changes)
+                yield from self.dynamodb.delete_items(table, deletes)
+            case "update":
+                updates = (Update(find_key(change), change.item or {}, change.before or {}) for change in changes)
+                yield from self.dynamodb.update_items(table, updates)
+            case _:
+                puts = (PutAbsent(find_key(change), change.before or {}) for change in changes)
+                yield from self.dynamodb.put_absent_items(table, puts)
+
+    def _read_items(self, name: str, changes: list[Change]) -> dict[ItemKey, TypedItem]:
+        table = self.run.find_table(self.staged[name])
+        return self.dynamodb.read_items(table, [find_key(change) for change in changes])
+
+    def _read_item(self, name: str, change: Change) -> TypedItem | None:
+        return self._read_items(name, [change]).get(find_key(change))
+
+    def _add_conflict(self, name: str, change: Change, item: TypedItem | None) -> None:
+        table = self.staged[name].table
+        reason = "deleted by the application since" if item is None else "changed by the application since"
+        logger.warning("undo %s %s: %s, so it is left as it is", table, change.key, reason)
+        self.conflicts[name, change.key or ""] = {
+            "entity": name,
+            "table": table,
             "key": change.key,
             "old_key": change.old_key,
             "op": change.op,
@@ -199,32 +211,25 @@ class _Undoing:
         }
 
     def prove(self) -> None:
-        """Read everything again: each item is what it was before the run, or a conflict."""
-        for name, index in self.indexes.items():
-            for op, step in (("put", "migrate"), ("update", "migrate"), ("delete", "remove")):
-                for part in self._executed_parts(name, step, op):
-                    for batch in self._batches(index, part, op):
-                        found = self._read(index, batch)
-                        for change in batch:
-                            held = found.get(_find_key(change))
-                            known = (name, change.key) in self.left or (name, change.key) in self.conflicts
-                            if not known and not _is_equal(held, change.before):
-                                self._conflict(index, change, held)
+        """Read all items again. Each must be what it was before the run, or it is a conflict."""
+        for name in self.order:
+            for op in STEPS:
+                for part in self._list_parts(name, op):
+                    for batch in self._read_batches(name, part, op):
+                        self._prove_batch(name, batch)
 
-    def results(self) -> dict[str, Undone]:
-        kept = [entity for entity, _ in self.conflicts]
+    def _prove_batch(self, name: str, batch: list[Change]) -> None:
+        found = self._read_items(name, batch)
+        for change in batch:
+            item = found.get(find_key(change))
+            is_known = (name, change.key) in self.not_written or (name, change.key) in self.conflicts
+            if not is_known and not is_same_item(item, change.before):
+                self._add_conflict(name, change, item)
+
+    def count_results(self) -> dict[str, Undone]:
+        """Return the numbers of each entity."""
+        conflicts = Counter(entity for entity, _ in self.conflicts)
         return {
-            name: Undone(table=self.indexes[name].table, conflicts=kept.count(name), **counts)
+            name: Undone(table=self.staged[name].table, conflicts=conflicts[name], **counts)
             for name, counts in self.counts.items()
         }
-
-
-def _find_key(change: Change) -> ItemKey:
-    assert change.key
-    return ItemKey(change.key)
-
-
-def _is_equal(one: TypedItem | None, other: TypedItem | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one == other or checksum_item(one) == checksum_item(other)

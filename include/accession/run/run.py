@@ -41,14 +41,14 @@ from accession.target import load_state, open_target, settle, take_over, unseal_
 
 
 class Gate(NamedTuple):
-    """Whether a run may write: the epoch in which it has the target, or the reason why nothing is to be written."""
+    """The permission to write: the epoch in which the run owns the target, or the reason why it writes nothing."""
 
     epoch: int | None
     reason: str = ""
 
 
 class Run(RunContext):
-    """One run of a migration. Its methods are the tasks of the DAG, and are as safe to repeat as those."""
+    """One run of a migration. Its methods are the tasks of the DAG, and are safe to repeat."""
 
     # Before the run has a name
 
@@ -56,9 +56,9 @@ class Run(RunContext):
     def preflight(
         store: Store, mapping: Mapping, params: MigrateParams, dynamodb: DynamoDB, source: Path | None, by: str
     ) -> None:
-        """Check everything that can be known before a run, and take off the seal if the params say so.
+        """Check everything that can be checked before a run, and remove the seal if the params say so.
 
-        `source` is None for a run that is resumed: it reads its backup. Raises the AccessionError of the first failure.
+        `source` is None for a resumed run, which reads its backup. Raises the AccessionError of the first failure.
         """
         check_all(mapping, params, source, store, dynamodb)
         if params.unseal:
@@ -82,14 +82,14 @@ class Run(RunContext):
 
     @classmethod
     def resume(cls, store: Store, mapping: Mapping, run: str, dynamodb: DynamoDB) -> Self:
-        """Return the run that has the target open. Raises RefusedError if it is another one or cannot be resumed."""
-        return cls(store, mapping, check_resumable(store, mapping, run), dynamodb)
+        """Return a run that has the target open. Raises RefusedError if it does not, or cannot be resumed."""
+        return cls(store, mapping, check_resumable(RunFolder(store, run), mapping), dynamodb)
 
     @classmethod
     def load(
         cls, store: Store, mapping: Mapping, run: str, dynamodb: DynamoDB, params: MigrateParams | None = None
     ) -> Self:
-        """Return a run by its name; with `params`, those count instead of the ones that it was staged with."""
+        """Return a run by its name. `params` replace the ones that it was staged with."""
         manifest = RunFolder(store, run).load_manifest()
         if params is not None:
             manifest = manifest.model_copy(update={"params": params.model_dump(mode="json")})
@@ -100,18 +100,18 @@ class Run(RunContext):
     def stage(self, entity: str, id_maps: Lookup[str, str] | None = None) -> StagedEntity:
         """Write the ID map and the change set of one entity. Its parents are staged already.
 
-        `id_maps` are the S3 addresses of the parents' ID maps, by entity; looked up if they are not given.
+        `id_maps` has the S3 address of each parent's ID map. If it is not given, the addresses are looked up.
         """
         if id_maps is None:
             id_maps = {parent: self.folder.load_staged(parent).id_map for parent in self.mapping.parents[entity]}
         return stage_entity(self, entity, id_maps)
 
     def plan(self) -> Plan:
-        """Add up the change set and store the plan. The caller shows it, then asks `refuse_plan`."""
+        """Add up the change set and store the plan. The caller shows the plan, then calls `refuse_plan`."""
         return make_plan(self)
 
     def needs_approval(self, plan: Plan, *, is_manual: bool) -> bool:
-        """Tell whether a person must approve the plan. `is_manual`: a person triggered the run, and not a schedule."""
+        """Tell whether a person must approve the plan. `is_manual`: a person, not a schedule, triggered it."""
         return needs_approval(
             self.params.environment,
             self.params.approval,
@@ -129,12 +129,14 @@ class Run(RunContext):
         if self.params.resume:
             return Gate(self._take_over())
         if self.params.dry_run:
-            return Gate(None, "dry run: nothing is written")
-        if self.folder.load_plan().is_empty and not self.params.seal:  # what is to be sealed is proved once more
-            return Gate(None, "the change set is empty: nothing is to be written")
+            return Gate(None, "This is a dry run: nothing is written.")
+        if (
+            self.folder.load_plan().is_empty and not self.params.seal
+        ):  # a target is proved once more before it is sealed
+            return Gate(None, "The change set is empty: there is nothing to write.")
         state = load_state(self.store)
         if state is not None and state.head == self.name:
-            return Gate(None, f"run {self.name} is committed already: nothing is to be written")
+            return Gate(None, f"Run {self.name} is committed already: there is nothing to write.")
         is_ours = state is not None and state.open is not None and state.open.run == self.name
         if self.manifest.parent is None and not is_ours and self.params.existing_items == "refuse":
             check_empty(self.mapping, self.manifest.environment, self.dynamodb)
@@ -149,15 +151,15 @@ class Run(RunContext):
         return migrate_part(self, entity, part, self.connect_writer(epoch))
 
     def remove(self, epoch: int) -> list[Execution]:
-        """Delete what the change set deletes, children first."""
+        """Delete the items that the change set deletes, children first."""
         return remove_items(self, self.connect_writer(epoch))
 
     def verify(self, entity: str) -> Verification:
-        """Prove one table. Raises VerificationError, naming keys, if it is not what the source says."""
+        """Prove one table. Raises VerificationError, which names keys, if the table differs from the source."""
         return verify_entity(self, entity)
 
     def ask_application(self) -> int | None:
-        """Ask the application's URL, if the params give one; its status. Raises VerificationError."""
+        """Request the application's URL, if the params give one, and return the status. Raises VerificationError."""
         return ask_application(self.params.app_url) if self.params.app_url else None
 
     def rollback(self, by: str) -> Rollback:
@@ -166,22 +168,22 @@ class Run(RunContext):
         return undo_run(self, self.connect_writer(epoch), epoch=epoch, by=by)
 
     def report(self, outcome: Outcome) -> Report:
-        """End the run: commit it, release the target or leave it open; write the report and record the end."""
+        """End the run: commit it, release the target or leave it open, then write the report and record the end."""
         return end_run(self, outcome)
 
     # A finished run
 
     def check_undo(self) -> None:
         """Check that the tables can be undone. Raises RefusedError or TargetError. Read-only."""
-        if self.folder.find_plan():  # before the target is taken; without a plan nothing was written
-            expect_entities(self.store, self.mapping, self.name)
+        if self.folder.find_plan():  # a run without a plan wrote nothing
+            expect_entities(self.folder, self.mapping)
         for entity in self.mapping.entities.values():
             check_table(entity, self.store.environment, self.dynamodb)
 
     def undo(self, by: str, *, accept_conflicts: bool = False) -> Rollback:
         """Undo the run that was committed last, or that left the target open, and prove it.
 
-        Raises ConflictError if the application changed items since and `accept_conflicts` is not set: everything else
+        Raises ConflictError if the application changed items since and `accept_conflicts` is not set. Everything else
         is undone then, and the target stays open.
         """
         opened = take_for_undo(self.store, self.name).open
@@ -191,15 +193,15 @@ class Run(RunContext):
         return undo_run(self, dynamodb, epoch=opened.epoch, by=by, accept_conflicts=accept_conflicts)
 
     def find_drift(self, source: Path) -> SourceDrift:
-        """Tell whether the source still is what the backup holds. Read-only. Raises SourceError."""
+        """Compare the source with the backup of the run. Read-only. Raises SourceError."""
         snapshot = self.manifest.snapshot
         with TemporaryDirectory(prefix="accession-") as folder:
             return source_changed(source, snapshot.sha256, snapshot.rows, Path(folder))
 
     def restore_source(self, place: str) -> list[str]:
-        """Put the backup of the run at a path or an s3:// address, and return where what was there is now.
+        """Put the backup of the run at a path or an s3:// address, and return the new places of the files moved aside.
 
-        Raises SourceError if the file is in use or the backup has expired; all files are as they were then.
+        Raises SourceError if the file is in use or the backup has expired. No file is changed then.
         """
         with TemporaryDirectory(prefix="accession-") as folder:
             backup = self.folder.fetch_backup(self.manifest, Path(folder))
@@ -213,6 +215,6 @@ class Run(RunContext):
     def _take_over(self) -> int:
         opened = take_over(self.store, self.name).open
         if opened is None:
-            raise RefusedError(f"Run {self.name} does not have the target open.")
+            raise RefusedError(f"Run {self.name} does not have the target open: trigger a new run.")
         settle(self.sleep)
         return opened.epoch

@@ -1,8 +1,8 @@
-"""Stage: read the snapshot in key order, make and check every item, compare with the head, write ID map and change set.
+"""Stage: read the snapshot, make and check every item, compare it with the head, and write ID map and change set.
 
-One SQL statement joins each row with the new ids of its parents and with what the head recorded for its key, so memory
-stays flat however many rows there are. From the second run on, the keys about to change or be created are read from the
-target (consistently): what is there is the before image, or a conflict.
+One SQL statement joins each row with the new ids of its parents and with the head's record for its key, so memory does
+not grow with the number of rows. From the second run on, items that are about to be changed or created are read from
+the target with strong consistency. An item that is found there is the before image, or a conflict.
 """
 
 import sqlite3
@@ -41,32 +41,32 @@ from accession.target import load_state
 
 
 def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> StagedEntity:
-    """Write the ID map and the change set of one entity. `id_maps` are the S3 addresses of its parents' maps.
+    """Write the ID map and the change set of one entity. `id_maps` has the S3 address of each parent's map.
 
-    Safe to repeat: what an earlier attempt finished is used again. Writes nothing to DynamoDB. Raises RefusedError
-    while the target is open by this very run.
+    Safe to repeat: the result of an earlier attempt is used again. Nothing is written to DynamoDB. Raises RefusedError
+    if this run has the target open.
     """
     found = run.folder.find_staged(name)
     if found is not None:
         return found
     state = load_state(run.store)
     if state is not None and state.open is not None and state.open.run == run.name:
-        raise RefusedError(f"run {run.name} has the target open: it cannot be staged again; resume or undo it.")
+        raise RefusedError(f"Run {run.name} has the target open: it cannot be staged again. Resume or undo it.")
     if run.manifest.unchanged and run.head is not None:
         staged = _repeat_head(run.head, name)
     else:
         with (
             tempfile.TemporaryDirectory(prefix="accession-") as folder,
             explaining(Path(run.manifest.source)),
-            _Staging(run, name, Path(folder)) as staging,
+            _Stager(run, name, Path(folder)) as stager,
         ):
-            staged = staging.stage(id_maps)
+            staged = stager.stage(id_maps)
     run.store.claim(run.folder.path_of_staged(name), staged.dump())
     return run.folder.load_staged(name)
 
 
 def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
-    """Return what staging finds if nothing changed since the head: no parts, and the head's ID map stands."""
+    """Return the result of staging if nothing changed since the head: no parts, and the ID map of the head."""
     now = datetime.now(UTC).isoformat()
     staged = head.load_staged(name)
     rows = staged.counts.source_rows
@@ -82,8 +82,8 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
     )
 
 
-class _Staging:
-    """Stages one entity in a folder of its own. Its files are open until the `with` block ends."""
+class _Stager:
+    """Stage one entity in a folder of its own. Its files are open until the `with` block ends."""
 
     def __init__(self, run: RunContext, name: str, folder: Path) -> None:
         self.run, self.store, self.name, self.folder = run, run.store, name, folder
@@ -91,7 +91,7 @@ class _Staging:
         self.builder = ItemBuilder(self.entity, run.mapping, run.manifest.namespace)
         self.width = 1 + len(self.entity.columns) + len(self.entity.references)
         self.shares_identity = True
-        self.attributes = set(self.entity.attributes)  # ours, those of earlier runs too
+        self.attributes = set(self.entity.attributes)  # those that we write, in this run and in earlier ones
         self.files = ExitStack()
 
     def __enter__(self) -> Self:
@@ -101,9 +101,9 @@ class _Staging:
         self.files.close()
 
     def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
-        """Stage all rows, then what the head recorded and the source no longer holds."""
+        """Stage all rows, then the records of the head that have no row in the source."""
         started = datetime.now(UTC).isoformat()
-        read_before = self.run.dynamodb.consumed_read_units
+        units_before = self.run.dynamodb.consumed_read_units
         head = self._fetch_head()
         self.snapshot = self._open_snapshot(id_maps, head)
         rows = count_rows(self.snapshot, self.entity)
@@ -118,7 +118,7 @@ class _Staging:
         finish_id_map(id_map)
         map_path = self.run.folder.path_of_id_map(self.name)
         digest = self.store.upload(map_path, map_file)
-        written = parts.close()
+        closed = parts.close()
         table = self.run.map_table(self.name)
         return StagedEntity(
             entity=self.name,
@@ -127,30 +127,30 @@ class _Staging:
             indexes=dict(self.entity.indexes),
             counts=Counts(
                 source_rows=rows,
-                read_units=self.run.dynamodb.consumed_read_units - read_before,
+                read_units=self.run.dynamodb.consumed_read_units - units_before,
                 **self.reconciler.counts,
             ),
             rejects=compare_rejects(map_file, head),
             identity=self.entity.identity,
             attributes=tuple(sorted(self.attributes)),
-            records_changed=any(part.writes for part in written) or has_changed(map_file, head),
+            records_changed=any(part.writes for part in closed) or has_changed(map_file, head),
             id_map=self.store.uri(map_path),
             id_map_sha256=digest,
-            parts=written,
+            parts=closed,
             started_at=started,
             ended_at=datetime.now(UTC).isoformat(),
         )
 
     def _fetch_head(self) -> Path | None:
-        """Download the head's ID map, with the conflicts that its writers met noted in it."""
+        """Download the head's ID map, and mark the conflicts that its writers met."""
         if self.run.head is None or self.name not in self.run.head.load_plan().entities:
             return None
         staged = self.run.head.load_staged(self.name)
         self.shares_identity = bool(set(staged.identity) & set(self.entity.identity))
         self.attributes |= set(staged.attributes)
         head = self.store.download(self.store.path(staged.id_map), self.folder / "head.db", staged.id_map_sha256)
-        met = self.run.head.find_write_conflicts(self.name)
-        mark_conflicts(head, ((kept.key, bytes.fromhex(kept.checksum) if kept.checksum else None) for kept in met))
+        conflicts = self.run.head.find_write_conflicts(self.name)
+        mark_conflicts(head, ((one.key, bytes.fromhex(one.checksum) if one.checksum else None) for one in conflicts))
         return head
 
     def _open_snapshot(self, id_maps: Mapping[str, str], head: Path | None) -> sqlite3.Connection:
@@ -170,7 +170,7 @@ class _Staging:
         return self.files.enter_context(closing(create_id_map(file, affinity, encoding)))
 
     def _open_parts(self, lines: int) -> PartWriter:
-        """Open the change set. Parts grow so that there are at most MAX_PARTS of them."""
+        """Open the change set. If there would be more than MAX_PARTS parts, the parts are larger instead."""
         size = max(self.run.params.rows_per_part, -(-lines // MAX_PARTS))
         return self.files.enter_context(PartWriter(self.folder / f"{self.name}.jsonl.gz", size, self._upload_part))
 
@@ -190,7 +190,7 @@ class _Staging:
         progress.finish()
 
     def _stage_row(self, row: tuple[Any, ...], previous: RowKey) -> None:
-        """Make the item of a row, and hand it on with what the row is beside the head's record."""
+        """Make the item of a row, match the row with the head's record, and reconcile it."""
         old_key, width = row[0], self.width
         recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
         try:
@@ -216,13 +216,13 @@ class _Staging:
         self.reconciler.add(match, entry, prepared)
 
     def _explain(self, reject: Reject) -> str:
-        """Return the reason of a reject. An orphan whose parent is in the source says that the parent was rejected."""
+        """Return the reason of a reject. If the parent of an orphan was rejected, the reason says so."""
         if not isinstance(reject, Orphan):
             return str(reject)
         if reject.old_key is None:
             return f"{reject.column} is NULL, it must refer to a {reject.parent}"
         if isinstance(reject.old_key, str) and not is_unicode(reject.old_key):
-            return str(reject)  # SQLite cannot be asked for it
+            return str(reject)  # such a text cannot be bound in a query
         if is_rejected(self.snapshot, reject.parent, reject.old_key):
             return f"{reject.column} {reject.shown} refers to a {reject.parent} that was rejected itself"
         return str(reject)

@@ -1,4 +1,4 @@
-"""The SQL of staging: rows with what is known of them, in key order, so that memory stays flat however many there are.
+"""The SQL of staging. It reads rows and their records in key order, so that memory does not grow with their number.
 
 The snapshot is `main`; the parents' ID maps are attached as map_<entity>, and the head's ID map as `head`.
 """
@@ -20,7 +20,7 @@ def count_rows(snapshot: sqlite3.Connection, entity: Entity) -> int:
 
 
 def find_key_affinity(snapshot: sqlite3.Connection, entity: Entity) -> str:
-    """Return the affinity of the key column as declared; empty for a column that the table does not declare."""
+    """Return the declared affinity of the key column, or an empty string if the table does not declare the column."""
     for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_xinfo(?)", (entity.source.table,)):
         if name.lower() == entity.source.key.lower():
             return find_affinity(declared)
@@ -28,10 +28,10 @@ def find_key_affinity(snapshot: sqlite3.Connection, entity: Entity) -> str:
 
 
 def select_rows(entity: Entity, has_head: bool) -> str:
-    """Return the query of all rows: key, columns, new ids of the parents, and what the head recorded; in key order.
+    """Return the query of all rows in key order: key, columns, new ids of the parents, and the record of the head.
 
-    The plus takes the affinity from a column, so that keys compare as the ID map declares them (as SQLite's own foreign
-    keys do, by the parent's declaration), and its index serves every row.
+    The plus removes the affinity of a column, so that keys compare as the ID map declares them, and its index can be
+    used for every row. SQLite's own foreign keys compare like this too, by the declaration of the parent.
     """
     key = quote(entity.source.key)
     columns = [f"s.{key}", *(f"s.{quote(column)}" for column in entity.columns)]
@@ -50,9 +50,9 @@ def select_rows(entity: Entity, has_head: bool) -> str:
 
 
 def select_gone(entity: Entity) -> str:
-    """Return the query of what the head recorded and the source no longer holds: old key, what was recorded, latest.
+    """Return the query of records of the head that have no row in the source: old key, record, and `latest`.
 
-    Items of earlier generations that were kept are among them.
+    It includes items of earlier generations that were kept.
     """
     key = quote(entity.source.key)
     return (

@@ -1,4 +1,4 @@
-"""The summary of a run for the task log."""
+"""The summary of a run: a table for the task log."""
 
 from accession.artifacts import Report
 from accession.progress import show_seconds
@@ -18,7 +18,7 @@ COLUMNS = {
 
 
 def show_summary(report: Report) -> str:
-    """The summary table for the task log."""
+    """Return the summary table for the task log."""
     rows: list[list[str]] = [["table", *COLUMNS]]
     rows += [
         [entity.table, *(f"{getattr(entity, field):,}" for field in COLUMNS.values())]

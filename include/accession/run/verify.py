@@ -1,9 +1,9 @@
-"""Verify: prove each item equal to the source, both ways, and count every item once.
+"""Verify: prove that the table and the source have equal items, and count every item once.
 
-A strongly consistent parallel scan meets the ID map: both are taken in once, in whatever order they come, and compared
-by one fingerprint each (tally.py). Only where these differ, buckets of keys are compared, and in those that differ each
-item is looked up in the map: what the map holds and the scan did not meet is missing. Key and checksum of what was
-scanned wait on disk for that; one bit an entry is all that is held in memory.
+A strongly consistent parallel scan of the table and the entries of the ID map are read once, in any order, and compared
+by their fingerprints (fingerprint.py). If these differ, the fingerprints of buckets of keys are compared. In buckets
+that differ, each scanned item is looked up in the map, and an entry that the scan did not find is missing. The keys and
+checksums of the scan are kept on disk for that; memory holds only one bit for each entry.
 """
 
 import gc
@@ -11,7 +11,7 @@ import gzip
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
@@ -23,65 +23,65 @@ from accession.errors import VerificationError
 from accession.items import ItemKey, TypedItem, checksum_items
 from accession.progress import Progress
 from accession.run.context import RunContext
-from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, find_bucket, fingerprint_buckets
+from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, ItemFile, find_bucket, fingerprint_buckets
 from accession.run.lookups import LOOK_UPS, ask_indexes
 from accession.run.migrate import split_batches
 from accession.target import expect_open
 
-SEGMENTS = 4  # scans at once: their waiting overlaps with the comparing of one
-QUERY_KEYS = 500  # keys a query against the ID map
-MAP_ROWS = 1000  # entries of the ID map taken in at once
-CHECKSUM_BYTES = 32
-LISTED = 100  # problems in the JSON; all of them are in the .jsonl.gz beside it
+SEGMENTS = 4  # scans at once: one is compared while the others wait for the network
+QUERY_KEYS = 500  # keys in a query of the ID map
+MAP_ROWS = 1000  # entries of the ID map read at once
+LISTED = 100  # problems in the JSON document; the .jsonl.gz beside it has all of them
 
 
 def verify_entity(run: RunContext, name: str) -> Verification:
     """Prove one table and write `verification/<entity>.json`. Read-only on the table.
 
-    Raises VerificationError naming keys when an item that this run wrote is missing or other than it should be, when a
-    first run into empty tables meets items that are not ours, or when an index does not find an item.
+    Raises VerificationError if an item that this run wrote is missing or differs, if the tables of a first run, which
+    were empty, have items that are not ours, or if an index does not find an item. The message names keys.
     """
     expect_open(run.store, run.name)
     with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-        result = _Verifying(run, name, Path(folder)).verify()
+        result = _Verifier(run, name, Path(folder)).verify()
     run.store.put(run.folder.path_of_verification(name), result.dump())
     if not result.ok:
         raise VerificationError(result.reason)
     return result
 
 
-class _Verifying:
+class _Verifier:
+    """The proof of one table. `found` has a bit for each entry of the ID map: 1 if the scan found its item."""
+
     def __init__(self, run: RunContext, name: str, folder: Path) -> None:
         self.run, self.store, self.dynamodb, self.folder = run, run.store, run.dynamodb, folder
         self.entity = run.mapping.entities[name]
-        self.index = run.folder.load_staged(name)
-        self.table = run.find_table(self.index)
-        self.kept = {kept.key: kept for kept in run.folder.find_write_conflicts(name)}
+        self.staged = run.folder.load_staged(name)
+        self.table = run.find_table(self.staged)
+        self.write_conflicts = {conflict.key: conflict for conflict in run.folder.find_write_conflicts(name)}
         self.counts = dict.fromkeys(("verified", *PROBLEMS), 0)
         self.listed: list[Problem] = []
         self.samples: dict[str, TypedItem] = {}
         self.mismatched: list[str] = []
         self.secret = secrets.randbelow(PRIME)
-        self.scanned, self.scanned_path = Fingerprint(self.secret), folder / "scanned"
 
     def verify(self) -> Verification:
+        """Compare the table with the ID map, and look up samples through the indexes."""
         started = datetime.now(UTC).isoformat()
         read_before = self.dynamodb.consumed_read_units
-        self.map_file = self.store.download(
-            self.store.path(self.index.id_map), self.folder / "id_map.db", self.index.id_map_sha256
-        )
-        id_map = open_id_map(self.map_file)
+        id_map_path = self.store.path(self.staged.id_map)
+        file = self.store.download(id_map_path, self.folder / "id_map.db", self.staged.id_map_sha256)
+        id_map = open_id_map(file)
         entries: int = id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
-        self.met = bytearray(entries // 8 + 1)
+        self.found = bytearray(entries // 8 + 1)
         self.progress = Progress(f"verify {self.entity.name}", entries, "items")
         problems = self.folder / "problems.jsonl.gz"
-        with gzip.GzipFile(problems, "wb", mtime=0) as self.list, _collecting_rarely():
-            with self.scanned_path.open("wb") as self.scanned_file:
+        with gzip.GzipFile(problems, "wb", mtime=0) as self.problem_file, _collecting_rarely():
+            with closing(ItemFile(self.folder / "scanned", self.secret)) as self.scanned:
                 self._scan()
             recorded = Fingerprint(self.secret)
             for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
                 recorded.add([checksum for (checksum,) in batch])
-            if self.scanned == recorded:
+            if self.scanned.fingerprint == recorded:
                 self.counts["verified"] = recorded.count
                 self._find_missing(id_map, set())
             else:
@@ -90,15 +90,15 @@ class _Verifying:
         self._name_attributes()
         self.progress.finish()
         self.store.upload(self.run.folder.path_of_problems(self.entity.name), problems)
-        look_ups, lost = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
-        reason = self._judge(lost)
+        look_ups, not_found = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
+        reason = self._judge(not_found)
         return Verification(
             entity=self.entity.name,
-            table=self.index.table,
+            table=self.staged.table,
             **self.counts,
             listed=self.listed,
             look_ups=look_ups,
-            conflicts=[kept.model_dump() for kept in self.kept.values()],
+            conflicts=[conflict.model_dump() for conflict in self.write_conflicts.values()],
             read_units=self.dynamodb.consumed_read_units - read_before,
             ok=reason is None,
             reason=reason,
@@ -107,56 +107,44 @@ class _Verifying:
         )
 
     def _scan(self) -> None:
-        """Take in the table; key and checksum of its items go to disk. The segments wait for the network side by side,
-        and are computed on one after the other."""
+        """Read the table, and store the key and checksum of each item."""
         sampled: set[int] = set()
         for segment, page in self.dynamodb.scan_pages(self.table.name, SEGMENTS):
             for items in page:
                 keys = self.table.key.read_all(items)
                 checksums = checksum_items(items)
-                self.scanned.add(checksums)
-                self.scanned_file.write(orjson.dumps(keys, option=orjson.OPT_APPEND_NEWLINE))
-                self.scanned_file.write(b"".join(checksums))
+                self.scanned.add(keys, checksums)
                 self.progress.add(len(items))
                 if segment not in sampled:
                     sampled.add(segment)
                     self.samples |= dict(zip(keys[:LOOK_UPS], items, strict=False))
 
     def _find_problems(self, id_map: Connection) -> None:
-        """The two sides are not the same: find where, and look there item by item."""
+        """Find the buckets that differ, and compare their items one by one."""
         recorded = fingerprint_buckets(
             self.secret, id_map.execute("SELECT new_id, checksum FROM id_map WHERE state = 'live'")
         )
-        scanned = fingerprint_buckets(self.secret, self._read_scanned())
+        scanned = fingerprint_buckets(self.secret, self.scanned)
         differing = {bucket for bucket in range(BUCKETS) if scanned[bucket] != recorded[bucket]}
-        self.counts["verified"] = sum(tally.count for bucket, tally in enumerate(recorded) if bucket not in differing)
-        suspects = (entry for entry in self._read_scanned() if find_bucket(entry[0]) in differing)
+        self.counts["verified"] = sum(recorded[bucket].count for bucket in range(BUCKETS) if bucket not in differing)
+        suspects = (entry for entry in self.scanned if find_bucket(entry[0]) in differing)
         for batch in split_batches(suspects, QUERY_KEYS):
             self._compare(id_map, dict(batch))
         self._find_missing(id_map, differing)
 
-    def _read_scanned(self) -> Iterator[tuple[str, bytes]]:
-        """Key and checksum of the items that were scanned."""
-        with self.scanned_path.open("rb") as file:
-            while line := file.readline():
-                keys = orjson.loads(line)
-                checksums = file.read(CHECKSUM_BYTES * len(keys))
-                for number, key in enumerate(keys):
-                    yield key, checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]
-
     def _compare(self, id_map: Connection, checksums: dict[str, bytes]) -> None:
-        """Look scanned items up in the map, one by one."""
+        """Look up scanned items in the map, one by one."""
         marks = ",".join("?" * len(checksums))
         query = f"SELECT new_id, entry, old_key, checksum, state, written FROM id_map WHERE new_id IN ({marks})"
         known = {row[0]: row[1:] for row in id_map.execute(query, list(checksums))}
         problems: list[Problem] = []
-        for key, found in checksums.items():
+        for key, scanned in checksums.items():
             if key not in known:
                 problems.append(Problem(kind="unexpected", key=key, old_key=None, reason="not ours"))
                 continue
             entry, old_key, checksum, state, written = known[key]
-            self.met[entry >> 3] |= 1 << (entry & 7)
-            if state == "live" and found == checksum:
+            self.found[entry >> 3] |= 1 << (entry & 7)
+            if state == "live" and scanned == checksum:
                 self.counts["verified"] += 1
             else:
                 kind, reason = self._classify(key, state, written)
@@ -166,9 +154,9 @@ class _Verifying:
         self._add_problems(problems)
 
     def _classify(self, key: str, state: str, written: int) -> tuple[str, str]:
-        """Kind and reason of an item that is in the map and in the target, but is not as the map says."""
-        if key in self.kept:
-            return "held", self.kept[key].reason
+        """Return kind and reason of an item that is in the map and in the table, and differs from the map."""
+        if key in self.write_conflicts:
+            return "held", self.write_conflicts[key].reason
         if state == "tombstone":
             return (
                 ("mismatched", "deleted by this run, and still there") if written else ("unexpected", "deleted earlier")
@@ -180,13 +168,13 @@ class _Verifying:
         return "drifted", "changed by somebody else"
 
     def _find_missing(self, id_map: Connection, differing: set[int]) -> None:
-        """What the map holds and the scan did not meet. Live entries of buckets that do not differ were met."""
+        """Add the entries of the map that the scan did not find. Live entries of buckets that are equal were found."""
         where = "state != 'tombstone'" if differing else "state NOT IN ('tombstone', 'live')"
         rows = id_map.execute(f"SELECT entry, new_id, old_key, state, written FROM id_map WHERE {where}")
         for entry, key, old_key, state, written in rows:
-            if self.met[entry >> 3] >> (entry & 7) & 1 or (state == "live" and find_bucket(key) not in differing):
+            if self.found[entry >> 3] >> (entry & 7) & 1 or (state == "live" and find_bucket(key) not in differing):
                 continue
-            if key in self.kept or state != "live":
+            if key in self.write_conflicts or state != "live":
                 kind, reason = "held", "gone from the target"
             elif written:
                 kind, reason = "missing", "written by this run, and not there"
@@ -200,19 +188,19 @@ class _Verifying:
             self.samples.pop(problem.key, None)
             if len(self.listed) < LISTED:
                 self.listed.append(problem)
-            self.list.write(orjson.dumps(problem.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
+            self.problem_file.write(orjson.dumps(problem.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
 
     def _name_attributes(self) -> None:
-        """Say of the listed mismatches which attributes differ. Their values stay out: they may be sensitive."""
+        """Add the names of the differing attributes to the listed mismatches. Their values may be sensitive."""
         if not self.mismatched:
             return
         differing: dict[str, str] = {}
         items = self.dynamodb.read_items(self.table, [ItemKey(key) for key in self.mismatched])
-        for part in self.index.parts:
+        for part in self.staged.parts:
             for change in self.run.folder.read_changes(self.entity.name, part):
-                found = items.get(ItemKey(change.key or ""))
-                if found is not None and change.item is not None and change.key:
-                    names = sorted(n for n in found.keys() | change.item if found.get(n) != change.item.get(n))
+                item = items.get(ItemKey(change.key or ""))
+                if item is not None and change.item is not None and change.key:
+                    names = sorted(n for n in item.keys() | change.item if item.get(n) != change.item.get(n))
                     differing[change.key] = ", ".join(names)
         self.listed = [
             problem.model_copy(update={"reason": f"{problem.reason}: {differing[problem.key]}"})
@@ -221,22 +209,23 @@ class _Verifying:
             for problem in self.listed
         ]
 
-    def _judge(self, lost: list[str]) -> str | None:
+    def _judge(self, not_found: list[str]) -> str | None:
+        """Return the reason why the proof fails, or None if it holds."""
         refuses_others = self.run.head is None and self.run.params.existing_items == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
-        if not any(self.counts[kind] for kind in fatal) and not lost:
+        if not any(self.counts[kind] for kind in fatal) and not not_found:
             return None
         numbers = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(fatal) if self.counts[kind])
-        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + lost[:5]
+        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + not_found[:5]
         return (
-            f"{self.index.table} is not what the source says: {numbers or 'an index lags'}: {', '.join(keys)}. "
-            f"All are in {self.store.uri(self.run.folder.path_of_problems(self.entity.name))}."
+            f"Table {self.staged.table} differs from the source: {numbers or 'an index lags'}: {', '.join(keys)}. "
+            f"All problems are in {self.store.uri(self.run.folder.path_of_problems(self.entity.name))}."
         )
 
 
 @contextmanager
 def _collecting_rarely() -> Iterator[None]:
-    """Items hold no cycles, but thousands of them wake the garbage collector all the time: half the cost of parsing."""
+    """Let the garbage collector run rarely: items have no cycles, but collecting doubles the cost of parsing them."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:

@@ -1,4 +1,4 @@
-"""The fence: stops a writer that no longer owns the target."""
+"""The fence: it stops a writer that no longer owns the target."""
 
 import logging
 import time
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class Fence:
-    """Tells a writer whether it still owns the target: reads the state at its start and every CHECK_SECONDS.
+    """Check that a writer still owns the target. The state is read at the first check, then every CHECK_SECONDS.
 
-    Call `check` before every request that writes. Raises FencedError once run or epoch are not ours. Threads may share
-    it. (A request already in flight from a frozen process cannot be fenced.)
+    Call `check` before every request that writes. Threads may share a fence. It cannot stop a request that is already
+    in flight, nor one that a frozen process sends when it wakes.
     """
 
     def __init__(self, store: Store, run: str, epoch: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,19 +25,19 @@ class Fence:
         self._fenced = False
 
     def check(self) -> None:
-        """Raises FencedError when the target is not ours any more."""
-        while self._fenced or (asked := self._clock()) >= self._next:  # again, when the answer was long on its way
+        """Raise FencedError if another run or epoch owns the target."""
+        while self._fenced or (asked := self._clock()) >= self._next:  # read again if the answer came too late
             state = None if self._fenced else load_state(self._store)
             if state is None or state.open != Open(run=self._run, epoch=self._epoch):
                 self._fenced = True
                 raise FencedError(
-                    f"this writer of run {self._run} (epoch {self._epoch}) stopped: the target is owned by another "
-                    "resume, undo or run now."
+                    f"This writer of run {self._run} (epoch {self._epoch}) stopped: another resume, undo or run owns "
+                    "the target now. See the log of that one."
                 )
             self._next = asked + CHECK_SECONDS
 
 
 def settle(sleep: Callable[[float], None] = time.sleep) -> None:
-    """Wait until every writer of an older epoch has seen the new one, or its last request has ended."""
-    logger.info("waiting %.0f s, so that writers of an older epoch have stopped", SETTLE_SECONDS)
+    """Wait until every writer of an older epoch has stopped and its last request has ended."""
+    logger.info("waiting %.0f s for writers of an older epoch to stop", SETTLE_SECONDS)
     sleep(SETTLE_SECONDS)

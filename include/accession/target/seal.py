@@ -1,4 +1,4 @@
-"""The seal: a target that was handed over to the application."""
+"""The seal: it marks a target that was handed over to the application."""
 
 from datetime import UTC, datetime
 from typing import Any

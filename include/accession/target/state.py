@@ -1,10 +1,10 @@
-"""The state of a target and its register: which run it holds, and the append-only log of what was done.
+"""The state of a target and its register: the committed run, the owner, and the append-only log of what was done.
 
-A record `log/<sequence>.json` is written first (once), and says what follows from it (head, seal, whether the target
-closes); state.json is swapped after it. A process that dies between the two is made good by the next one that loads the
-state: it finds the record and rolls it forward. So a record is the moment at which something is done; but one that
-names an epoch only counts while the owner is of that epoch: a process that froze before it wrote its record, and wakes
-when an undo has taken the target, changes nothing.
+A record `log/<sequence>.json` is written first, once. It says what follows from it: the head, the seal, and whether the
+target closes. Then state.json is swapped. If a process dies between the two, the next one that loads the state finds
+the record and rolls the state forward, so an action takes effect when its record is written. A record that names an
+epoch counts only while the target is open in that epoch. So a process that freezes before it writes its record, and
+wakes after an undo took the target, changes nothing.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def dump(self) -> bytes:
-        """The one serialisation, so that a changed byte is a changed document."""
+        """Return the only serialisation of the record, so that a changed byte means a changed document."""
         return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
 
 
@@ -56,7 +56,7 @@ class Seal(_Record):
 
 
 class State(_Record):
-    """What state.json holds. `check` is the SHA-256 of the rest, so that a changed byte shows."""
+    """The content of state.json. `check` is the SHA-256 of the rest, so that a changed byte is detected."""
 
     namespace: UUID
     head: str | None = None
@@ -72,8 +72,11 @@ class State(_Record):
 
 
 class LogRecord(_Record):
-    """One entry of the register. `head`, `sealed` and `closed` are what state.json takes over from it; with `epoch`,
-    only while `run` owns the target in that epoch."""
+    """One entry of the register.
+
+    state.json takes over its `head`, `sealed` and `closed`. If it has an `epoch`, that holds only while `run` owns the
+    target in that epoch.
+    """
 
     sequence: int
     previous: str
@@ -91,14 +94,14 @@ class LogRecord(_Record):
 
 
 def log_path(sequence: int) -> str:
-    """Where the record of that number lies."""
+    """Return the path of the record with that number."""
     return f"log/{sequence:08d}.json"
 
 
 def create_state(store: Store) -> State:
-    """The state of a target, made on its first run. Safe to repeat and to race.
+    """Return the state of a target; its first run creates it. Safe to repeat, and safe if two processes race.
 
-    Raises StoreError when it is gone and the register is not: a new namespace would give every row a new id.
+    Raises StoreError if the state is gone but the register is not: a new namespace would give every row a new id.
     """
     expect_state(store)
     store.claim(PATH, State(namespace=uuid4()).dump())
@@ -108,13 +111,13 @@ def create_state(store: Store) -> State:
 
 
 def expect_state(store: Store) -> None:
-    """Raises StoreError when the state is gone and the register is not."""
+    """Raise StoreError if the state is gone but the register is not."""
     if store.has(log_path(1)) and not store.has(PATH):
         raise StoreError(f"{store.uri(PATH)} was removed: restore its last version in the bucket. Run make audit.")
 
 
 def load_state(store: Store) -> State | None:
-    """The state of a target, rolled forward over a record whose writer died; None before the first run."""
+    """Return the state of a target, or None before its first run. A record whose writer died is rolled forward."""
     loaded = _load(store)
     return loaded[0] if loaded else None
 
@@ -132,7 +135,7 @@ def _load(store: Store) -> tuple[State, str] | None:
             record = LogRecord.model_validate_json(ahead.data)
         except ValueError:
             raise StoreError(
-                f"{store.uri(log_path(state.log_tail.sequence + 1))} is damaged: it is no record. Run make audit."
+                f"{store.uri(log_path(state.log_tail.sequence + 1))} is damaged: it is not a record. Run make audit."
             ) from None
         if record.previous != state.log_tail.sha256:
             raise StoreError(f"{store.uri(log_path(record.sequence))} does not follow the register. Run make audit.")
@@ -140,11 +143,11 @@ def _load(store: Store) -> tuple[State, str] | None:
             store.swap(PATH, roll_forward(state, record, ahead.data).dump(), found.etag)
         except Changed:
             continue
-    raise TransientError(f"{store.uri(PATH)} is being changed by others all the time: try again later.")
+    raise TransientError(f"Other processes keep changing {store.uri(PATH)}: try again later.")
 
 
 def parse_state(store: Store, data: bytes) -> State:
-    """The state in those bytes. Raises StoreError when they are not exactly what `dump` wrote."""
+    """Return the state in those bytes. Raises StoreError unless they are exactly what `dump` wrote."""
     try:
         state = State.model_validate_json(data)
         if state.dump() == data:
@@ -155,25 +158,25 @@ def parse_state(store: Store, data: bytes) -> State:
 
 
 def roll_forward(state: State, record: LogRecord, data: bytes) -> State:
-    """The state after a record (`data` are its bytes). Ownership taken meanwhile by another run stays."""
+    """Return the state after a record; `data` is its bytes. Another run that took the target meanwhile keeps it."""
     tail = Tail(sequence=record.sequence, sha256=hashlib.sha256(data).hexdigest())
     if record.epoch is not None and (
         state.open is None or (state.open.run, state.open.epoch) != (record.run, record.epoch)
     ):
         return state.model_copy(update={"log_tail": tail})
-    ended = record.closed and state.open is not None and state.open.run == record.run
+    is_closed = record.closed and state.open is not None and state.open.run == record.run
     return state.model_copy(
         update={
             "head": record.head,
             "sealed": record.sealed,
-            "open": None if ended else state.open,
+            "open": None if is_closed else state.open,
             "log_tail": tail,
         }
     )
 
 
 def change_state(store: Store, change: Callable[[State], State]) -> State:
-    """Swap the state for `change` of it, anew whenever another writer came first."""
+    """Swap the state for what `change` makes of it, and return that. Try again if another writer came first."""
     for _ in range(20):
         loaded = _load(store)
         if loaded is None:
@@ -187,7 +190,7 @@ def change_state(store: Store, change: Callable[[State], State]) -> State:
         except Changed:
             continue
         return wanted
-    raise TransientError(f"{store.uri(PATH)} is being changed by others all the time: try again later.")
+    raise TransientError(f"Other processes keep changing {store.uri(PATH)}: try again later.")
 
 
 def append_record(
@@ -203,13 +206,16 @@ def append_record(
     change: Callable[[State], dict[str, Any]] = lambda state: {},
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> LogRecord:
-    """Append to the register and change the state with it, as one act.
+    """Append a record to the register and change the state with it, as one action.
 
-    `change` gives the fields that become other, of head, sealed and closed (the target closes for `run`); it may raise
-    to refuse. With `epoch`, raises FencedError when the target is no longer open in that epoch; the record, if it was
-    written at all, does not count then.
+    `change` returns the new values of `head`, `sealed` and `closed` (the target closes for `run`), or raises to refuse.
+    With `epoch`, raises FencedError if the target is no longer open in that epoch. The record then does not count, even
+    if it was written.
     """
-    lost = f"run {run} no longer owns the target in epoch {epoch}: another resume or undo took it."
+    lost = (
+        f"Run {run} no longer owns the target in epoch {epoch}: another resume or undo took it. "
+        "See the log of that one."
+    )
     for _ in range(20):
         state = load_state(store)
         if state is None:
@@ -234,4 +240,4 @@ def append_record(
             if epoch is not None and after and after.open and after.open.run == run and after.open.epoch > epoch:
                 raise FencedError(lost)
             return record
-    raise TransientError(f"the register of {store.uri('')} is being written by others all the time: try again later.")
+    raise TransientError(f"Other processes keep writing to the register of {store.uri('')}: try again later.")
