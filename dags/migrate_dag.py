@@ -27,6 +27,7 @@ Clearing a task of a committed run writes nothing. Clearing `backup` with its do
 """
 
 import os
+from typing import Any, Unpack
 
 from airflow.sdk import Asset, Context, TaskGroup, TriggerRule, dag, task
 
@@ -58,63 +59,67 @@ def build(mapping: Mapping) -> None:
         **make_alerts(),
     )
     def migrate() -> None:
+        # Airflow would split the result of a task that is annotated to return a dict into an XCom for each key. Such a task
+        # is annotated with Any. So is what a call of a task returns here: it stands for the result, and can also be wired.
+
         @task(queue=SOURCE_QUEUE)
-        def preflight(**context: Context):
+        def preflight(**context: Unpack[Context]) -> Any:
             return tasks.preflight(mapping.name, context)
 
         @task(queue=SOURCE_QUEUE)
-        def backup(**context: Context):
+        def backup(**context: Unpack[Context]) -> str:
             return tasks.backup(mapping.name, context)
 
         @task
-        def plan(run: str, **context: Context):
+        def plan(run: str, **context: Unpack[Context]) -> Any:
             return tasks.plan(mapping.name, context, run=run)
 
         @task(trigger_rule=TriggerRule.NONE_FAILED)
-        def open_run(run: str, **context: Context):
+        def open_run(run: str, **context: Unpack[Context]) -> int:
             return tasks.open_run(mapping.name, context, run=run)
 
         @task(pool=POOL)
-        def remove(run: str, epoch: int, **context: Context):
+        def remove(run: str, epoch: int, **context: Unpack[Context]) -> Any:
             return tasks.remove_items(mapping.name, context, run=run, epoch=epoch)
 
         @task(pool=POOL)
-        def rollback(run: str, epoch: int, **context: Context):
+        def rollback(run: str, epoch: int, **context: Unpack[Context]) -> Any:
             return tasks.rollback(mapping.name, context, run=run, epoch=epoch)
 
         @task(queue=SOURCE_QUEUE, outlets=[Asset(f"{mapping.name}_{entity}") for entity in mapping.order])
-        def report(**context: Context):
+        def report(**context: Unpack[Context]) -> Any:
             return tasks.report(mapping.name, context)
 
-        def stage_entity(name: str):
+        def stage_entity(name: str) -> Any:
             @task(task_id=name)
-            def stage(run: str, id_maps: dict[str, str], **context: Context):
+            def stage(run: str, id_maps: dict[str, str], **context: Unpack[Context]) -> list[int]:
                 return tasks.stage_entity(mapping.name, context, name=name, run=run, id_maps=id_maps)
 
             return stage
 
-        def migrate_part(name: str):
+        def migrate_part(name: str) -> Any:
             @task(task_id=name, pool=POOL, map_index_template="{{ label | default(ti.map_index) }}")
-            def migrate(run: str, epoch: int, part: int, **context: Context):
+            def migrate(run: str, epoch: int, part: int, **context: Unpack[Context]) -> Any:
                 return tasks.migrate_part(mapping.name, context, name=name, run=run, epoch=epoch, part=part)
 
             return migrate
 
-        def verify_entity(name: str):
+        def verify_entity(name: str) -> Any:
             @task(task_id=name)
-            def verify(run: str, **context: Context):
+            def verify(run: str, **context: Unpack[Context]) -> Any:
                 return tasks.verify_entity(mapping.name, context, name=name, run=run)
 
             return verify
 
         @task
-        def application(**context: Context):
+        def application(**context: Unpack[Context]) -> int | None:
             return tasks.ask_application(mapping.name, context)
 
-        checked, run = preflight(), backup()
+        checked = preflight()
+        run: Any = backup()
         checked >> run
 
-        staged = {}
+        staged: dict[str, Any] = {}
         with TaskGroup("stage") as stage_group:
             for name in mapping.order:
                 id_maps = {parent: staged[parent]["id_map"] for parent in mapping.parents[name]}
@@ -126,10 +131,10 @@ def build(mapping: Mapping) -> None:
             subject="Write this change set?",
             body="{{ ti.xcom_pull(task_ids='plan')['text'] }}",
         )
-        epoch = open_run(run)
+        epoch: Any = open_run(run)
         stage_group >> planned >> approve >> epoch
 
-        migrated = {}
+        migrated: dict[str, Any] = {}
         with TaskGroup("migrate") as migrate_group:
             for name in mapping.order:
                 migrated[name] = migrate_part(name).partial(run=run, epoch=epoch).expand(part=staged[name])
@@ -145,7 +150,7 @@ def build(mapping: Mapping) -> None:
         # Both are teardowns, since those run when a person marks the run failed, and again when a writer is cleared. The
         # report runs last, whatever was skipped, and it alone decides whether the run fails.
         undone = rollback(run, epoch).as_teardown(setups=epoch, on_failure_fail_dagrun=True)
-        reported = report().as_teardown(setups=epoch, on_failure_fail_dagrun=True)
+        reported: Any = report().as_teardown(setups=epoch, on_failure_fail_dagrun=True)
         reported.operator.trigger_rule = TriggerRule.ALL_DONE
         reported.operator.operator_extra_links = (AuditLink(),)
         epoch >> migrate_group >> removed >> verify_group >> undone >> reported

@@ -16,6 +16,7 @@ Only the last committed run can be undone, or the run that left the target open.
 """
 
 import os
+from typing import Any, Unpack
 
 from airflow.sdk import Context, TriggerRule, dag, task
 
@@ -47,18 +48,18 @@ def build(mapping: Mapping) -> None:
     )
     def rollback() -> None:
         @task
-        def check(**context: Context):
+        def check(**context: Unpack[Context]) -> str:
             return tasks.check_rollback(mapping.name, context)
 
         @task(pool=POOL, trigger_rule=TriggerRule.NONE_FAILED)
-        def undo(run: str, **context: Context):
+        def undo(run: str, **context: Unpack[Context]) -> Any:
             return tasks.undo_target(mapping.name, context, run=run)
 
         @task(queue=SOURCE_QUEUE, trigger_rule=TriggerRule.NONE_FAILED)
-        def restore(run: str, **context: Context):
+        def restore(run: str, **context: Unpack[Context]) -> list[str]:
             return tasks.restore_source(mapping.name, context, run=run)
 
-        run = check()
+        run: Any = check()
         approve = PlanApprovalOperator(
             task_id="approve",
             subject="Undo this run?",

@@ -1,6 +1,6 @@
 """The Airflow plugin of Accession: the audit pages, their places in the UI, and the note of a run."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -14,8 +14,8 @@ class AccessionPlugin(AirflowPlugin):
     """All that Accession adds to Airflow."""
 
     name = "accession"
-    listeners: ClassVar = [listener]
-    external_views: ClassVar = [
+    listeners: list[Any] = [listener]  # noqa: RUF012  as the base class declares it
+    external_views: list[Any] = [  # noqa: RUF012
         {
             "name": "Accession",
             "href": f"{PREFIX}/",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
@@ -75,6 +75,9 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
+Service = Literal["cloudformation", "dynamodb", "s3"]
+
+
 @dataclass(frozen=True)
 class LocalAws:
     """The running MiniStack; `os.environ` points at it."""
@@ -84,7 +87,7 @@ class LocalAws:
     pid: int
     _clients: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def client(self, service: str, **options: Any) -> Any:
+    def client(self, service: Service, **options: Any) -> Any:
         """A boto3 client; one per service, unless options ask for a new one."""
         import boto3
 

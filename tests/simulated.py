@@ -8,8 +8,9 @@ import random
 import selectors
 import zlib
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import orjson
 from botocore.exceptions import ConnectionClosedError
@@ -18,6 +19,7 @@ from accession.dynamodb import DynamoDB
 from accession.dynamodb.connection import Answer
 
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 class _Selector(selectors.SelectSelector):
@@ -45,14 +47,14 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def run_in_executor(self, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-        future = self.create_future()
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], R], *args: *Ts) -> asyncio.Future[R]:
+        future: asyncio.Future[R] = self.create_future()
 
         def call() -> None:
             if future.done():
                 return
             try:
-                future.set_result(function(*arguments))
+                future.set_result(func(*args))
             except Exception as error:  # noqa: BLE001 -- handed on to those who wait
                 future.set_exception(error)
 

@@ -20,6 +20,7 @@ BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 RUN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
 RUN_NAME = "the name of a run, such as 20260105T120000Z-0123abcd"
 STAGED = ("existing_items", "deletes", "max_rejects", "rows_per_part")  # a resume cannot change these any more
+DEFAULT_ENVIRONMENT = os.environ.get("ACCESSION_ENVIRONMENT") or "local"
 
 SOURCE: dict[str, Any] = {"section": "1. Source"}
 TARGET: dict[str, Any] = {"section": "2. Target"}
@@ -30,7 +31,6 @@ OPERATE: dict[str, Any] = {"section": "5. Resume and seal"}
 Environment = Annotated[
     str,
     Field(
-        os.environ.get("ACCESSION_ENVIRONMENT") or "local",
         pattern=ENVIRONMENT,
         title="Environment",
         description="Replaces `{environment}` in the names of the tables. Scheduled runs use Airflow's environment "
@@ -41,7 +41,6 @@ Environment = Annotated[
 Bucket = Annotated[
     str | None,
     Field(
-        None,
         pattern=BUCKET,
         title="Artifacts bucket",
         description="S3 bucket for backups, change sets and reports, as printed by `make deploy`. If empty, the "
@@ -52,7 +51,6 @@ Bucket = Annotated[
 Approval = Annotated[
     Literal["auto", "always", "never"],
     Field(
-        "auto",
         title="Ask a person",
         description="`auto` asks about runs that a person triggered outside the environments local and dev. `always` "
         "asks about every run, `never` about none.",
@@ -76,15 +74,15 @@ class MigrateParams(_Params):
         "workers' environment variable `ACCESSION_SOURCE` names it.",
         json_schema_extra=SOURCE,
     )
-    environment: Environment
-    bucket: Bucket
+    environment: Environment = DEFAULT_ENVIRONMENT
+    bucket: Bucket = None
     dry_run: bool = Field(
         False,
         title="Dry run",
         description="Stage, plan and show the change set, but write nothing to the tables.",
         json_schema_extra=POLICIES,
     )
-    approval: Approval
+    approval: Approval = "auto"
     on_failure: Literal["rollback", "keep"] = Field(
         "rollback",
         title="If a write or the verification fails",
@@ -204,8 +202,8 @@ class RollbackParams(_Params):
         "open.",
         json_schema_extra=TARGET | {"allowed": RUN_NAME},
     )
-    environment: Environment
-    bucket: Bucket
+    environment: Environment = DEFAULT_ENVIRONMENT
+    bucket: Bucket = None
     undo_tables: bool = Field(
         True,
         title="Undo the tables",
@@ -225,7 +223,7 @@ class RollbackParams(_Params):
         description="Close the target even if the application changed items since the run. They stay as they are.",
         json_schema_extra=POLICIES,
     )
-    approval: Approval
+    approval: Approval = "auto"
 
 
 P = TypeVar("P", bound=_Params)

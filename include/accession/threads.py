@@ -1,7 +1,7 @@
 """Run many calls that wait for a network in a few threads."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def stopped() -> bool:
     return stop is not None and stop.is_set()
 
 
-def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Iterator[tuple[T, R]]:
+def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Generator[tuple[T, R], None, None]:
     """Yield each call with its result, in the order in which they end, with up to `in_flight` of them at once.
 
     `calls` is read in the caller's own thread, at most twice `in_flight` ahead. After the first error no further call

@@ -12,11 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from accession.errors import AccessionError, ParamsError
 from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams, RollbackParams, check_params, drop_defaults
+
+if TYPE_CHECKING:
+    from accession.artifacts import Store
+    from accession.dynamodb import DynamoDB
+    from accession.run import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +38,17 @@ class Job:
 
     mapping: Mapping
     params: Any
-    store: Any
+    store: "Store"
     s3: Any
 
-    def connect(self) -> Any:
+    def connect(self) -> "DynamoDB":
         """Return a connection to DynamoDB for reading, by the Airflow connection."""
         from accession.dynamodb import DynamoDB
         from accession_airflow.aws import connect_dynamodb
 
         return DynamoDB(connect_dynamodb())
 
-    def load_run(self, run: str) -> Any:
+    def load_run(self, run: str) -> "Run":
         """Return a run by its name. If the task's run resumes it, the params of now replace its own."""
         from accession.run import Run
 
@@ -70,13 +78,13 @@ class Job:
             yield fetch_object(self.s3, self.source, Path(folder) / "source.db")
 
 
-def body(function: Callable[..., Any]) -> Callable[..., Any]:
+def body(function: Callable[Concatenate[Job, Any, P], R]) -> Callable[Concatenate[str, Any, P], R]:
     """Wrap the body of a task, so that its error is one line in the log and reaches the report."""
 
     @wraps(function)
-    def call(mapping_name: str, context: Any, **arguments: Any) -> Any:
+    def call(mapping_name: str, context: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(_open_job(mapping_name, context), context, **arguments)
+            return function(_open_job(mapping_name, context), context, *args, **kwargs)
         except AccessionError as error:
             logger.error("%s", error)  # noqa: TRY400  the sentence, not the trace
             context["ti"].xcom_push(key="error", value={"message": str(error), "kind": type(error).__name__})
@@ -91,7 +99,7 @@ def _open_job(mapping_name: str, context: Any) -> Job:
 
     given = {**context["params"], **(context["dag_run"].conf or {})}
     model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
-    params = check_params(model, drop_defaults(model, given))
+    params: Any = check_params(model, drop_defaults(model, given))
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)
     if not bucket:
         raise ParamsError(

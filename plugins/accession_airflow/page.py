@@ -5,6 +5,7 @@ Every route asks Airflow whether the user may read the DAG, and shows only a tar
 """
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -234,7 +235,7 @@ def make_app() -> FastAPI:
         dependencies=[Depends(requires_access_dag("GET"))],
     )
     target, run = "/{dag_id}/{bucket}/{environment}", "/{dag_id}/{bucket}/{environment}/{run}"
-    pages = {
+    pages: dict[str, Callable[..., Any]] = {
         "/": show_targets,
         "/go": find_run,
         target: show_runs,

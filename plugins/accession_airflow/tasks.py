@@ -36,6 +36,7 @@ def backup(job: Job, context: Any) -> str:
         run = Run.resume(job.store, job.mapping, job.params.resume, job.connect())
     else:
         with job.fetch_source() as source:
+            assert source is not None  # it is for a resumed run only
             run = Run.backup(
                 job.store,
                 job.mapping,
@@ -85,7 +86,8 @@ def migrate_part(job: Job, context: Any, name: str, run: str, epoch: int, part: 
 
     opened = job.load_run(run)
     parts = opened.folder.load_staged(name).parts
-    get_current_context()["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
+    current: Any = get_current_context()
+    current["label"] = f"{part + 1} of {len(parts)}: {parts[part].put + parts[part].update:,} items"
     done = opened.migrate(name, part, epoch)
     return {"written": done.written, "already": done.already, "conflicts": len(done.conflicts)}
 

@@ -8,13 +8,16 @@ way its own documentation shows. Nothing is tuned beyond that, and no result is 
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measure import measured
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import WriteRequestUnionTypeDef
 
 Item = dict[str, Any]
 Load = Callable[[Iterator[Item]], None]
@@ -81,7 +84,9 @@ def threads(table: str) -> Load:
     serialize = TypeSerializer().serialize
 
     def write(batch: list[Item]) -> None:
-        left = {table: [{"PutRequest": {"Item": {n: serialize(v) for n, v in item.items()}}} for item in batch]}
+        left: Mapping[str, Sequence[WriteRequestUnionTypeDef]] = {
+            table: [{"PutRequest": {"Item": {n: serialize(v) for n, v in item.items()}}} for item in batch]
+        }
         while left:
             left = client.batch_write_item(RequestItems=left)["UnprocessedItems"]
 

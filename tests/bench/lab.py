@@ -42,11 +42,11 @@ class Prepared:
 class Lab:
     """Both servers, and what runs against them."""
 
-    def __init__(self, folder: Path, ports: list[int], server_pid: int, s3: str, environ: dict[str, str]) -> None:
-        self.folder, self.server_pid = folder, server_pid
+    def __init__(self, scratch: Path, ports: list[int], server_pid: int, s3: str, environ: dict[str, str]) -> None:
+        self.scratch, self.server_pid = scratch, server_pid
         self.port, tls_port = ports
         self.dynamodb, self.s3_endpoint = f"http://127.0.0.1:{self.port}", s3
-        self.tls, self.certificate = f"https://127.0.0.1:{tls_port}", folder / CERTIFICATE
+        self.tls, self.certificate = f"https://127.0.0.1:{tls_port}", scratch / CERTIFICATE
         self.environ = environ
         self.s3 = boto3.client("s3", endpoint_url=s3, config=client_config())
         self._created: set[str] = set()
@@ -62,11 +62,13 @@ class Lab:
             raise RuntimeError(f"{command}: {answer}")
         return answer
 
-    def start(self, script: str, *arguments: str, bench: bool = False, **environ: str) -> "subprocess.Popen[str]":
+    def start(
+        self, script: str, *arguments: str, bench: bool = False, environ: dict[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
         """A child process that prints JSON at its end."""
         return subprocess.Popen(
             [str(BENCH_PYTHON) if bench else sys.executable, str(HERE / script), *arguments],
-            env=self.environ | environ,
+            env=self.environ | (environ or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,11 +78,11 @@ class Lab:
         """What the child printed last. Raises with its errors when it failed."""
         out, errors = child.communicate(timeout=1200)
         if child.returncode != 0:
-            raise RuntimeError(f"{child.args} failed:\n{out[-2000:]}\n{errors[-4000:]}")
+            raise RuntimeError(f"{child.args!r} failed:\n{out[-2000:]}\n{errors[-4000:]}")
         result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return result
 
-    def step(self, library: Prepared | None = None, **request: Any) -> dict[str, Any]:
+    def step(self, library: Prepared | None = None, /, **request: Any) -> dict[str, Any]:
         """One step of a migration, see steps.py."""
         return self.finish(self.begin(library, **request))
 
@@ -93,7 +95,7 @@ class Lab:
             if request["step"] == "migrate":
                 mine["epoch"] = library.epoch  # type: ignore[assignment]
             request = mine | request
-        return self.start("steps.py", json.dumps(request), **environ or {})
+        return self.start("steps.py", json.dumps(request), environ=environ)
 
     @staticmethod
     def bucket(environment: str) -> str:
@@ -140,7 +142,7 @@ class Lab:
 
     def sample(self, **rows: int) -> Path:
         """A library with so many users, books and user_books; made once."""
-        path = self.folder / f"{'-'.join(map(str, rows.values()))}.db"
+        path = self.scratch / f"{'-'.join(map(str, rows.values()))}.db"
         if not path.exists():
             self.step(step="sample", path=str(path), orphans=0, odd=0, **rows)
         return path

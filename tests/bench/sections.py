@@ -32,7 +32,7 @@ def write_items(lab: Lab, library: Prepared, counts: set[int]) -> dict[int, str]
     """The same items for the others as a file; the checksum of the first so many of them."""
     expected, total = {}, 0
     deserialize = TypeDeserializer().deserialize
-    with (lab.folder / "items.jsonl").open("wb") as file:
+    with (lab.scratch / "items.jsonl").open("wb") as file:
         for number, item in enumerate(lab.read_items(library), 1):
             data = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
             total += int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
@@ -71,7 +71,7 @@ def run_contender(
         lab.forget_progress(library)
         result = lab.step(library, step="migrate", name="user_book")
     else:
-        path = str(lab.folder / "items.jsonl")
+        path = str(lab.scratch / "items.jsonl")
         child = lab.start("contenders.py", name, path, table, str(count), bench=name in BENCH_VENV)
         result = lab.finish(child)
     result["server_cpu"] = lab.tell("StandIn.Set", latency=0)["cpu"] - before
@@ -325,11 +325,11 @@ def measure_ministack(lab: Lab, library: Prepared, counts: dict[str, int], round
                 lab.forget_progress(library)
                 child = lab.begin(library, step="migrate", name="user_book", parts=[0], environ=environ)
             else:
-                load = (str(lab.folder / "items.jsonl"), lab.table(library.environment), str(count))
+                load = (str(lab.scratch / "items.jsonl"), lab.table(library.environment), str(count))
                 if name == "ceiling":
                     child = lab.start("ceiling.py", lab.s3_endpoint, *load)
                 else:
-                    child = lab.start("contenders.py", name, *load, bench=name in BENCH_VENV, **environ)
+                    child = lab.start("contenders.py", name, *load, bench=name in BENCH_VENV, environ=environ)
             result = lab.finish(child)
             found, checksum = read_checksum(target, lab.table(library.environment))
             result["exact"] = (found, checksum, result["rows"]) == (count, expected[count], count)

@@ -84,7 +84,10 @@ class Table:
 
     @property
     def key(self) -> str:
-        return next(entry["AttributeName"] for entry in self.description["KeySchema"] if entry["KeyType"] == "HASH")
+        name: str = next(
+            entry["AttributeName"] for entry in self.description["KeySchema"] if entry["KeyType"] == "HASH"
+        )
+        return name
 
     def settle(self) -> None:
         """Parse what came since the last time. Items are kept by key: the last one stands, as in DynamoDB."""

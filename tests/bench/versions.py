@@ -15,7 +15,7 @@ TABLE = "WritingOverTls"
 
 def measure_tls(lab: Lab, rows: int, rounds: int) -> dict[str, Any] | None:
     """Both versions round after round, at 0 and 10 ms a request. None if the history does not hold the old one."""
-    old = unpack_release(lab.folder)
+    old = unpack_release(lab.scratch)
     if old is None:
         say(f"  {RELEASE} is not in this clone: skipped")
         return None
@@ -46,7 +46,7 @@ def write(lab: Lab, library: Path, rows: int, latency: float) -> dict[str, Any]:
     lab.tell("StandIn.Empty", table=TABLE)
     before = lab.tell("StandIn.Set", latency=latency, units=0)["cpu"]
     result = lab.finish(
-        lab.start("writer.py", lab.tls, str(lab.certificate), TABLE, str(rows), PYTHONPATH=str(library))
+        lab.start("writer.py", lab.tls, str(lab.certificate), TABLE, str(rows), environ={"PYTHONPATH": str(library)})
     )
     result["server_cpu"] = lab.tell("StandIn.Set", latency=0)["cpu"] - before
     report = lab.tell("StandIn.Report", table=TABLE)

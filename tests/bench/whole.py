@@ -16,11 +16,12 @@ from typing import Any
 
 import boto3
 from lab import MAPPING, REPO, Lab
-from sections import SEGMENTS, say
+from sections import say
 
 from accession.artifacts import Report, Store
 from accession.cli.airflow_process import run_dag
 from accession.cli.deploy import deploy_stacks
+from accession.run.verify import SEGMENTS
 from accession.target import load_state
 
 sys.path.append(str(REPO / "tests/dags"))
@@ -211,7 +212,7 @@ def _join(tries: list[dict[str, Any]]) -> dict[str, Any]:
 @contextmanager
 def _airflow(lab: Lab, name: str, dynamodb: str) -> Iterator[Deployment]:
     """A scheduler with a local executor of two slots, whose DynamoDB is there."""
-    home = Path(lab.folder / f"airflow-{name}")
+    home = Path(lab.scratch / f"airflow-{name}")
     home.mkdir()
     with start_airflow(home, _point_to(lab, dynamodb) | {"AIRFLOW__CORE__PARALLELISM": str(SLOTS)}) as airflow:
         yield airflow

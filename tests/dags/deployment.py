@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def start_airflow(home: Path, environ: dict[str, str]) -> Iterator[Deployment]:
         deployment.login()
         deployment.call("POST", "/pools", POOL)
         for dag_id in ("migrate_book_library", "rollback_book_library"):
-            wait_until(lambda dag_id=dag_id: knows(deployment, dag_id), f"{dag_id} is parsed", START_SECONDS)
+            wait_until(partial(knows, deployment, dag_id), f"{dag_id} is parsed", START_SECONDS)
         yield deployment
 
 

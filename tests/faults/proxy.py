@@ -24,7 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 HOT_KEYS = "TableWriteKeyRangeThroughputExceeded"
@@ -87,7 +87,7 @@ class Proxy:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**25), self._loop
@@ -286,9 +286,8 @@ def damage(answer: bytes, checksum: bool) -> bytes:
 
 def with_settings(faults: Faults, settings: dict[str, Any]) -> Faults:
     """Faults with some settings replaced; lists become tuples."""
-    return replace(
-        faults, **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    )
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return replace(faults, **given)
 
 
 def parse_settings(words: list[str]) -> Iterator[tuple[str, Any]]:

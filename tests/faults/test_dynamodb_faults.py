@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import boto3
 import orjson
@@ -11,11 +10,13 @@ import pytest
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
 from accession.errors import AccessError, FencedError, TransientError
 from accession.items import ItemKey, KeySchema, Table, TypedItem
+from conftest import Library
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
 EVERYTHING = Faults(
     throttle=0.3, unprocessed=0.3, error_before=0.06, error_after=0.06, cut_before=0.06, cut_after=0.06, damaged=0.06
 )
+Connect = Callable[..., DynamoDB]
 Outcomes = Iterator[tuple[PutAbsent | Update | Delete, bool]]
 BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after", "damaged"}
 ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
@@ -34,25 +35,25 @@ class Clock:
 
 
 @pytest.fixture
-def proxy(library: Any) -> Iterator[Proxy]:
+def proxy(library: Library) -> Iterator[Proxy]:
     with Proxy(library.aws.endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def connect(proxy: Proxy) -> Callable[..., DynamoDB]:
+def connect(proxy: Proxy) -> Connect:
     """A DynamoDB behind the proxy."""
     client = boto3.client("dynamodb", endpoint_url=proxy.endpoint, config=client_config())
     return lambda **options: DynamoDB(client, **options)
 
 
 @pytest.fixture
-def table(library: Any) -> str:
+def table(library: Library) -> str:
     return library.tables["book"]
 
 
 @pytest.fixture
-def direct(library: Any) -> DynamoDB:
+def direct(library: Library) -> DynamoDB:
     """The same tables without the proxy: what is really there."""
     return DynamoDB(boto3.client("dynamodb", config=client_config()))
 
@@ -91,8 +92,9 @@ def read_all(dynamodb: DynamoDB, table: str) -> dict[str, TypedItem]:
     return by_key([item for _, page in dynamodb.scan_pages(table, 3) for items in page for item in items])
 
 
-def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
-    items, progress = make_items(2500), []  # some 250 requests, so that each kind of fault comes about a dozen times
+def test_no_item_is_lost_when_everything_breaks(proxy: Proxy, connect: Connect, direct: DynamoDB, table: str) -> None:
+    items = make_items(2500)  # some 250 requests, so that each kind of fault comes about a dozen times
+    progress: list[int] = []
     proxy.faults, dynamodb = EVERYTHING, connect()
     assert dynamodb.put_items(table, as_puts(items), progress.append) == 2500
     assert sum(progress) == 2500
@@ -101,7 +103,9 @@ def test_no_item_is_lost_when_everything_breaks(proxy, connect, direct, table):
     assert dynamodb.throttled >= proxy.counts["throttled"]
 
 
-def test_a_number_of_writes_is_exact_also_in_a_last_small_batch(proxy, connect, direct, table):
+def test_a_number_of_writes_is_exact_also_in_a_last_small_batch(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     proxy.faults = Faults(unprocessed=1.0)
     for count in (0, 1, 2, 24, 25, 26):
         assert connect().put_items(table, as_puts(make_items(count))) == count
@@ -109,7 +113,9 @@ def test_a_number_of_writes_is_exact_also_in_a_last_small_batch(proxy, connect, 
     assert proxy.counts["unprocessed_items"] > 0
 
 
-def test_no_item_is_missed_while_reading_when_everything_breaks(proxy, connect, direct, table):
+def test_no_item_is_missed_while_reading_when_everything_breaks(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     items = make_items(600)
     for item in items:
         item["text"] = {"S": "x" * 20_000}
@@ -124,7 +130,9 @@ def test_no_item_is_missed_while_reading_when_everything_breaks(proxy, connect, 
     assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_keys"] > 0
 
 
-def test_a_page_that_was_damaged_and_has_no_checksum_is_refused(proxy, connect, direct, table):
+def test_a_page_that_was_damaged_and_has_no_checksum_is_refused(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     items = make_items(20)
     for item in items:
         item["text"] = {"S": "x" * 20_000}
@@ -134,7 +142,9 @@ def test_a_page_that_was_damaged_and_has_no_checksum_is_refused(proxy, connect, 
         read_all(connect(), table)
 
 
-def test_a_write_whose_answer_was_lost_is_known_as_our_own(proxy, connect, direct, table):
+def test_a_write_whose_answer_was_lost_is_known_as_our_own(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     items = make_items(40)
     changed = [item | {"rating": {"N": "1000"}} for item in items]
     proxy.faults, dynamodb = ANSWER_LOST, connect()
@@ -156,7 +166,9 @@ def test_a_write_whose_answer_was_lost_is_known_as_our_own(proxy, connect, direc
         assert proxy.counts["error_after"] + proxy.counts["cut_after"] > lost
 
 
-def test_the_applications_work_is_kept_when_everything_breaks(proxy, connect, direct, table):
+def test_the_applications_work_is_kept_when_everything_breaks(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     items = make_items(20)
     theirs = [item | {"rating": {"N": "5000"}} for item in items]
     direct.put_items(table, as_puts(theirs))
@@ -183,7 +195,9 @@ def test_the_applications_work_is_kept_when_everything_breaks(proxy, connect, di
     ],
     ids=["throttled", "throttled without reasons", "failing", "hanging up"],
 )
-def test_a_writer_gives_up_after_long_patience_and_says_how_much_is_missing(proxy, connect, table, faults, reason):
+def test_a_writer_gives_up_after_long_patience_and_says_how_much_is_missing(
+    proxy: Proxy, connect: Connect, table: str, faults: Faults, reason: str
+) -> None:
     clock = Clock()
     proxy.faults, dynamodb = faults, connect(in_flight=2, clock=clock, sleep=clock.sleep)
     with pytest.raises(TransientError, match=rf"^60 items for table {table} are not written: .*({reason})"):
@@ -192,7 +206,9 @@ def test_a_writer_gives_up_after_long_patience_and_says_how_much_is_missing(prox
     assert proxy.counts["requests"] > 20
 
 
-def test_what_got_through_before_giving_up_is_not_counted_as_missing(proxy, connect, direct, table):
+def test_what_got_through_before_giving_up_is_not_counted_as_missing(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     clock = Clock()
     dynamodb = connect(in_flight=1, clock=clock, sleep=clock.sleep)
 
@@ -209,7 +225,7 @@ def test_what_got_through_before_giving_up_is_not_counted_as_missing(proxy, conn
     assert len(read_all(direct, table)) == 50
 
 
-def test_a_writer_that_lost_its_target_sends_nothing_more(proxy, connect, table):
+def test_a_writer_that_lost_its_target_sends_nothing_more(proxy: Proxy, connect: Connect, table: str) -> None:
     proxy.faults = EVERYTHING
     checks = 0
 
@@ -224,7 +240,9 @@ def test_a_writer_that_lost_its_target_sends_nothing_more(proxy, connect, table)
     assert proxy.counts["requests"] == 10
 
 
-def test_a_refused_permission_names_the_action_and_is_not_tried_again(proxy, connect, table):
+def test_a_refused_permission_names_the_action_and_is_not_tried_again(
+    proxy: Proxy, connect: Connect, table: str
+) -> None:
     proxy.faults = Faults(deny=1.0)
     with pytest.raises(AccessError, match=f"dynamodb:DescribeTable on table {table}"):
         connect().describe_table(table)
@@ -234,7 +252,7 @@ def test_a_refused_permission_names_the_action_and_is_not_tried_again(proxy, con
 
 
 @pytest.mark.parametrize("reason", [TABLE_LIMIT, PROVISIONED, ACCOUNT])
-def test_a_tables_limit_slows_all_writers(proxy, connect, table, reason):
+def test_a_tables_limit_slows_all_writers(proxy: Proxy, connect: Connect, table: str, reason: str) -> None:
     clock = Clock()
     proxy.faults = Faults(throttle=0.3, throttle_reasons=(reason,))
     connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
@@ -242,7 +260,7 @@ def test_a_tables_limit_slows_all_writers(proxy, connect, table, reason):
     assert clock.now > 2, "500 items of two units at the lowest rate, 250 units a second, take about 4 s"
 
 
-def test_a_hot_key_range_slows_only_its_own_items(proxy, connect, table):
+def test_a_hot_key_range_slows_only_its_own_items(proxy: Proxy, connect: Connect, table: str) -> None:
     clock = Clock()
     proxy.faults = Faults(throttle=0.3, throttle_reasons=(HOT_KEYS,))
     connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
@@ -250,7 +268,9 @@ def test_a_hot_key_range_slows_only_its_own_items(proxy, connect, table):
     assert clock.now < 2
 
 
-def test_the_others_do_not_wait_for_a_hot_key_range(proxy, connect, direct, table):
+def test_the_others_do_not_wait_for_a_hot_key_range(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
     """It takes nothing until they are all written: whoever waited for it would give up."""
     items, clock, done = make_items(2500), Clock(), 0
     hot = "isbn-7"  # and isbn-70 to 79, 700 to 799: 111 of them

@@ -53,7 +53,7 @@ def describe(aws: LocalAws, environment: str) -> list[dict[str, Any]]:
 
 def test_deploys_tables_bucket_and_policy_and_a_repeat_changes_nothing(library: Library, fresh: str) -> None:
     aws = library.aws
-    first, second = [], []
+    first, second = list[str](), list[str]()
     made = deploy(fresh, first)
     assert (made.tables, made.artifacts) == ("created", "created")
     assert made.bucket == find_bucket(fresh, boto3.Session()) == f"accession-000000000000-us-east-1-{fresh}"

@@ -4,6 +4,7 @@ import base64
 import gc
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -13,15 +14,16 @@ import pytest
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
 from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
 from accession.items import ItemKey, KeySchema, Table, TypedItem
+from conftest import Library, LocalAws
 
 
 @pytest.fixture
-def dynamodb(library: Any) -> DynamoDB:
+def dynamodb(library: Library) -> DynamoDB:
     return DynamoDB(boto3.client("dynamodb", config=client_config()))
 
 
 @pytest.fixture
-def table(library: Any) -> str:
+def table(library: Library) -> str:
     return library.tables["user_book"]
 
 
@@ -81,7 +83,7 @@ def delete_item(dynamodb: DynamoDB, table: str, key: str, before: TypedItem) -> 
 # Tables
 
 
-def test_a_table_is_described_with_its_keys_and_indexes(dynamodb, table):
+def test_a_table_is_described_with_its_keys_and_indexes(dynamodb: DynamoDB, table: str) -> None:
     found = dynamodb.describe_table(table)
     assert (found.name, found.status, found.key, found.key_type, found.sort_key) == (
         table, "ACTIVE", "user_book_id", "S", None,
@@ -91,7 +93,7 @@ def test_a_table_is_described_with_its_keys_and_indexes(dynamodb, table):
     assert found.index_status == {"user-index": "ACTIVE", "user-book-index": "ACTIVE"}
 
 
-def test_a_table_is_empty_until_it_holds_an_item(dynamodb, table):
+def test_a_table_is_empty_until_it_holds_an_item(dynamodb: DynamoDB, table: str) -> None:
     assert dynamodb.is_empty(table)
     dynamodb.put_items(table, as_puts([make_item(1)]))
     assert not dynamodb.is_empty(table)
@@ -107,7 +109,7 @@ def test_a_table_is_empty_until_it_holds_an_item(dynamodb, table):
         lambda dynamodb: delete_item(dynamodb, "Nowhere", "a", make_item(1)),
     ],
 )
-def test_a_missing_table_is_named_with_the_remedy(dynamodb, call):
+def test_a_missing_table_is_named_with_the_remedy(dynamodb: DynamoDB, call: Callable[[DynamoDB], object]) -> None:
     with pytest.raises(TargetError, match=r"table Nowhere does not exist in us-east-1: run make deploy"):
         call(dynamodb)
 
@@ -116,7 +118,7 @@ def test_a_missing_table_is_named_with_the_remedy(dynamodb, call):
 
 
 @pytest.mark.parametrize("count", [0, 1, 24, 25, 26, 51, 500])
-def test_every_item_of_any_number_is_written_once(dynamodb, table, count):
+def test_every_item_of_any_number_is_written_once(dynamodb: DynamoDB, table: str, count: int) -> None:
     items = [make_item(number) for number in range(count)]
     progress: list[int] = []
     assert dynamodb.put_items(table, as_puts(items), progress.append) == count
@@ -125,7 +127,7 @@ def test_every_item_of_any_number_is_written_once(dynamodb, table, count):
     assert dynamodb.consumed_write_units >= count
 
 
-def test_every_type_and_script_reads_back_as_it_went_in(dynamodb, table):
+def test_every_type_and_script_reads_back_as_it_went_in(dynamodb: DynamoDB, table: str) -> None:
     item = make_item(
         1,
         text={"S": "naïve 図書館 📚 \x00 \u2028 \\ \" '"},
@@ -142,7 +144,7 @@ def test_every_type_and_script_reads_back_as_it_went_in(dynamodb, table):
     assert read_all(dynamodb, table) == [item]
 
 
-def test_items_near_the_limit_are_split_over_requests_by_size(dynamodb, table):
+def test_items_near_the_limit_are_split_over_requests_by_size(dynamodb: DynamoDB, table: str) -> None:
     items = [make_item(number, text={"S": "\x01" * 390_000}) for number in range(8)]  # 2.3 MB each on the wire
     puts = as_puts(items)
     assert sum(len(item) for _, item in puts) > 16_000_000
@@ -152,15 +154,15 @@ def test_items_near_the_limit_are_split_over_requests_by_size(dynamodb, table):
     assert len(read_all(dynamodb, table)) == 8
 
 
-def test_a_key_that_comes_twice_does_not_sink_its_batch(dynamodb, table):
+def test_a_key_that_comes_twice_does_not_sink_its_batch(dynamodb: DynamoDB, table: str) -> None:
     assert dynamodb.put_items(table, as_puts([make_item(1), make_item(2), make_item(1)])) == 3
     assert {item["user_book_id"]["S"] for item in read_all(dynamodb, table)} == {"key-1", "key-2"}
 
 
-def test_puts_are_taken_only_as_they_are_needed(table):
-    taken, ahead = 0, []
+def test_puts_are_taken_only_as_they_are_needed(table: str) -> None:
+    taken, ahead = 0, list[int]()
 
-    def puts():
+    def puts() -> Iterator[tuple[str, bytes]]:
         nonlocal taken
         for put in as_puts([make_item(number) for number in range(1000)]):
             taken += 1
@@ -169,7 +171,7 @@ def test_puts_are_taken_only_as_they_are_needed(table):
     dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=2)
     done = 0
 
-    def written(count):
+    def written(count: int) -> None:
         nonlocal done
         done += count
         ahead.append(taken - done)
@@ -178,10 +180,10 @@ def test_puts_are_taken_only_as_they_are_needed(table):
     assert max(ahead) <= 4 * 25
 
 
-def test_a_writer_that_lost_its_target_stops(table):
+def test_a_writer_that_lost_its_target_stops(table: str) -> None:
     calls = 0
 
-    def check():
+    def check() -> None:
         nonlocal calls
         calls += 1
         if calls > 3:
@@ -193,7 +195,7 @@ def test_a_writer_that_lost_its_target_stops(table):
     assert len(read_all(dynamodb, table)) == 75
 
 
-def test_what_the_service_refuses_is_told_without_values(dynamodb, table):
+def test_what_the_service_refuses_is_told_without_values(dynamodb: DynamoDB, table: str) -> None:
     with pytest.raises(PermanentError, match=f"refused dynamodb:BatchWriteItem on table {table}") as caught:
         dynamodb.put_items(table, as_puts([make_item(1, rating={"N": "not-for-logs"})]))
     assert "not-for-logs" not in str(caught.value)
@@ -202,7 +204,7 @@ def test_what_the_service_refuses_is_told_without_values(dynamodb, table):
 # Conditional writes
 
 
-def test_an_update_changes_what_differs_and_nothing_else(dynamodb, table):
+def test_an_update_changes_what_differs_and_nothing_else(dynamodb: DynamoDB, table: str) -> None:
     before = make_item(1, status={"S": "reading"}, old={"NULL": True})
     dynamodb.put_items(table, as_puts([before | {"by_the_application": {"S": "kept"}}]))
     after = {**before, "status": {"S": "read"}, "new": {"BOOL": True}}
@@ -224,7 +226,9 @@ def test_an_update_changes_what_differs_and_nothing_else(dynamodb, table):
     ],
     ids=["set attribute changed", "set attribute gone", "removed attribute changed", "added attribute there"],
 )
-def test_an_update_leaves_alone_what_the_application_changed(dynamodb, table, touched):
+def test_an_update_leaves_alone_what_the_application_changed(
+    dynamodb: DynamoDB, table: str, touched: TypedItem
+) -> None:
     before = make_item(1, status={"S": "reading"}, old={"NULL": True})
     after = make_item(1, status={"S": "read"}, new={"BOOL": True})
     held = {name: value for name, value in (before | touched).items() if value is not None}
@@ -233,13 +237,13 @@ def test_an_update_leaves_alone_what_the_application_changed(dynamodb, table, to
     assert read_one(dynamodb, table) == held
 
 
-def test_an_update_never_creates_an_item(dynamodb, table):
+def test_an_update_never_creates_an_item(dynamodb: DynamoDB, table: str) -> None:
     assert not update_item(dynamodb, table, "key-1", make_item(1), make_item(1, new={"S": "x"}))
     assert not update_item(dynamodb, table, "key-1", make_item(1), make_item(1))
     assert read_one(dynamodb, table) is None
 
 
-def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb, table):
+def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb: DynamoDB, table: str) -> None:
     before = make_item(1, **{f"attribute{number}": {"N": "1"} for number in range(100)})
     after = make_item(1, **{f"attribute{number}": {"N": "2"} for number in range(100)})
     dynamodb.put_items(table, as_puts([before]))
@@ -248,7 +252,7 @@ def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb, table):
     assert delete_item(dynamodb, table, "key-1", after)
 
 
-def test_an_item_is_put_only_where_nothing_is(dynamodb, table):
+def test_an_item_is_put_only_where_nothing_is(dynamodb: DynamoDB, table: str) -> None:
     assert put_absent_item(dynamodb, table, make_item(1))
     assert not put_absent_item(dynamodb, table, make_item(1, status={"S": "other"}))
     assert not put_absent_item(dynamodb, table, make_item(1))
@@ -260,7 +264,7 @@ def test_an_item_is_put_only_where_nothing_is(dynamodb, table):
     [{"rating": {"N": "5"}}, {"rating": {"NULL": True}}, {"rating": None}, {"binary": {"B": "AAEC"}}],
     ids=["changed", "null", "gone", "binary changed"],
 )
-def test_a_changed_item_is_not_deleted(dynamodb, table, touched):
+def test_a_changed_item_is_not_deleted(dynamodb: DynamoDB, table: str, touched: TypedItem) -> None:
     before = make_item(1, binary={"B": "AAED"})
     held = {name: value for name, value in (before | touched).items() if value is not None}
     dynamodb.put_items(table, as_puts([held]))
@@ -268,7 +272,7 @@ def test_a_changed_item_is_not_deleted(dynamodb, table, touched):
     assert read_one(dynamodb, table) == held
 
 
-def test_an_item_is_deleted_once(dynamodb, table):
+def test_an_item_is_deleted_once(dynamodb: DynamoDB, table: str) -> None:
     item = make_item(1, binary={"B": "AAED"}, null={"NULL": True}, empty={"S": ""}, json={"M": {"a": {"L": []}}})
     dynamodb.put_items(table, as_puts([item, make_item(2)]))
     assert delete_item(dynamodb, table, "key-1", item)
@@ -280,7 +284,7 @@ def test_an_item_is_deleted_once(dynamodb, table):
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
-def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb, table, count):
+def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb: DynamoDB, table: str, count: int) -> None:
     items = [make_item(number) for number in range(count)]
     dynamodb.put_items(table, as_puts(items))
     keys = [ItemKey(f"key-{number}") for number in range(count + 5)]
@@ -289,7 +293,7 @@ def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb, table, count
 
 
 @pytest.mark.parametrize("segments", [1, 4])
-def test_a_scan_over_all_segments_sees_every_item_once(dynamodb, table, segments):
+def test_a_scan_over_all_segments_sees_every_item_once(dynamodb: DynamoDB, table: str, segments: int) -> None:
     items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]  # 4.5 MB: several pages
     dynamodb.put_items(table, as_puts(items))
     seen = Counter(item["user_book_id"]["S"] for item in read_all(dynamodb, table, segments))
@@ -298,7 +302,7 @@ def test_a_scan_over_all_segments_sees_every_item_once(dynamodb, table, segments
     assert segments > 1 or len(list(dynamodb.scan_pages(table, 1))) > 3, "a test of one page would prove little"
 
 
-def test_an_index_finds_the_keys_over_all_pages(dynamodb, table):
+def test_an_index_finds_the_keys_over_all_pages(dynamodb: DynamoDB, table: str) -> None:
     items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]
     dynamodb.put_items(table, as_puts(items))
     by_user = dynamodb.query_keys(keyed(table), "user-index", {"user_id": {"S": "user-1"}})
@@ -312,7 +316,7 @@ def test_an_index_finds_the_keys_over_all_pages(dynamodb, table):
 # The client
 
 
-def test_the_client_behaves_as_ever_for_others(table):
+def test_the_client_behaves_as_ever_for_others(table: str) -> None:
     client = boto3.client("dynamodb")
     for _ in range(2):  # a second DynamoDB on the same client registers nothing twice
         dynamodb = DynamoDB(client)
@@ -327,7 +331,7 @@ def test_the_client_behaves_as_ever_for_others(table):
         )  # fmt: skip
 
 
-def test_a_client_lives_as_long_as_its_results_are_read(dynamodb, table):
+def test_a_client_lives_as_long_as_its_results_are_read(dynamodb: DynamoDB, table: str) -> None:
     dynamodb.put_items(table, as_puts([make_item(number) for number in range(3)]))
 
     def connect() -> DynamoDB:
@@ -338,7 +342,7 @@ def test_a_client_lives_as_long_as_its_results_are_read(dynamodb, table):
     assert [done for _, done in connect().update_items(keyed(table), updates)] == [True]
 
 
-def test_nothing_is_left_of_a_client_that_nobody_holds(dynamodb, table):
+def test_nothing_is_left_of_a_client_that_nobody_holds(dynamodb: DynamoDB, table: str) -> None:
     before = threading.active_count()
     others = [DynamoDB(boto3.client("dynamodb", config=client_config())) for _ in range(3)]
     for other in others:
@@ -352,7 +356,7 @@ def test_nothing_is_left_of_a_client_that_nobody_holds(dynamodb, table):
     closed.close()
 
 
-def test_missing_credentials_are_told_with_the_action(aws, monkeypatch):
+def test_missing_credentials_are_told_with_the_action(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     client = boto3.Session().client("dynamodb", config=client_config())
@@ -360,7 +364,7 @@ def test_missing_credentials_are_told_with_the_action(aws, monkeypatch):
         DynamoDB(client).describe_table("Some")
 
 
-def test_nobody_at_the_endpoint_is_told_soon():
+def test_nobody_at_the_endpoint_is_told_soon() -> None:
     clock = Clock()
     client = boto3.client(
         "dynamodb", endpoint_url="http://127.0.0.1:9", region_name="us-east-1", aws_access_key_id="a",

@@ -80,7 +80,7 @@ class MortalDriver(Driver):
     lives: tuple[int, random.Random] | None = None
 
     @cached_property
-    def manifest(self) -> Manifest:  # type: ignore[override]
+    def manifest(self) -> Manifest:
         return super().manifest
 
     def connect(self, epoch: int | None = None) -> Any:
@@ -171,6 +171,7 @@ class History:
         """Which UUID the product gives to which thing: one for ever, and never to two."""
         for entity in SPECS:
             for entry in driver.id_map(entity):
+                assert isinstance(entry.old_key, int)
                 name = f"{entity}/{entry.old_key}/{entry.generation}"
                 assert self.uuids.setdefault(name, entry.new_id) == entry.new_id, name
                 assert self.names.setdefault(entry.new_id, name) == name, name
@@ -241,7 +242,7 @@ class History:
             if picked := draw.choice(touched) if touched and draw.random() < 0.5 else self.pick(draw):
                 entity, row = picked
                 number = self.next()
-                values = {
+                changes: dict[str, dict[str, Any]] = {
                     "user": {
                         "username": f"u{number}",
                         "email": f"u{number}@example.org",
@@ -260,7 +261,8 @@ class History:
                         "date_added": f"2025-01-05 12:34:{number % 60:02d}.123456",
                         "book_id": draw.choice(sorted(self.rows["book"]) or [1]),
                     },
-                }[entity]
+                }
+                values = changes[entity]
                 name = draw.choice(sorted(values))
                 row[name] = values[name]
                 self.say(f"{entity} {row['id']} {name}={values[name]!r}")
@@ -301,18 +303,12 @@ class History:
         with self.edit():
             if picked := self.pick(draw):
                 entity, row = picked
-                name, value = draw.choice(
-                    {
-                        "user": [("password_hash", b"\x00")],
-                        "book": [("description", b"\x00"), ("title", b"\x00")],
-                        "user_book": [
-                            ("rating", "many"),
-                            ("date_added", "in spring"),
-                            ("book_id", 99),
-                            ("user_id", 99),
-                        ],
-                    }[entity]
-                )
+                odd: dict[str, list[tuple[str, Any]]] = {
+                    "user": [("password_hash", b"\x00")],
+                    "book": [("description", b"\x00"), ("title", b"\x00")],
+                    "user_book": [("rating", "many"), ("date_added", "in spring"), ("book_id", 99), ("user_id", 99)],
+                }
+                name, value = draw.choice(odd[entity])
                 if (entity, row["id"]) not in self.good:
                     self.good[entity, row["id"]] = dict(row)
                 row[name] = value
@@ -384,7 +380,7 @@ class History:
 
     def run(self, draw: random.Random) -> None:
         """A run with policies drawn, from preflight to the end, or to where it is refused or killed."""
-        params = {
+        params: dict[str, Any] = {
             "on_conflict": draw.choice(("refuse", "keep", "overwrite")),
             "deletes": draw.choice(("delete", "delete", "keep")),
             "max_rejects": draw.choice((0, 2, 100, 100)),

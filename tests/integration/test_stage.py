@@ -122,7 +122,7 @@ def make_tables_without_indexes(aws: LocalAws) -> dict[str, Any]:
     return tables
 
 
-def read_by_old_keys(tables: dict[str, Any], ids: dict[str, dict[int, str]]) -> dict[str, dict[int, dict[str, Any]]]:
+def read_by_old_keys(tables: dict[str, Any], ids: dict[str, dict[Any, str]]) -> dict[str, dict[int, dict[str, Any]]]:
     """Every item by its old key, with old keys in place of UUIDs and without times of the run."""
     old = {new: key for entity in ids.values() for key, new in entity.items()}
     found: dict[str, dict[int, dict[str, Any]]] = {}
@@ -379,7 +379,8 @@ def test_parts_hold_every_row_once(library: Library, tmp_path: Path, rows: int) 
     assert [part.put for part in index.parts] == [100] * (rows // 100) + (
         [rows % 100] if rows % 100 or not rows else []
     )
-    assert sorted(change.old_key for change in driver.changes("user")) == list(range(1, rows + 1))
+    keys: list[Any] = [change.old_key for change in driver.changes("user")]
+    assert sorted(keys) == list(range(1, rows + 1))
     assert len(driver.id_map("user")) == rows
     assert driver.index("user_book").parts[0].put == 0
 
@@ -393,7 +394,8 @@ def test_each_line_is_the_item_its_checksum_and_its_units(library: Library, tmp_
         for change in driver.changes(name):
             assert change.item is not None
             assert change.item[entity.target.key] == {"S": change.key}
-            assert checksum_item(change.item).hex() == change.checksum == by_key[change.key or ""].checksum.hex()
+            entry = by_key[change.key or ItemKey("")]
+            assert checksum_item(change.item).hex() == change.checksum == entry.checksum.hex()
             copies = 1 + sum(all(key in change.item for key in names) for names in entity.indexes.values())
             assert change.units == copies * -(-measure_item(change.item) // 1024)
             assert json.loads(orjson.dumps(change.item)) == change.item
@@ -451,6 +453,7 @@ def test_the_service_charges_the_reads_that_were_planned(library: Library, tmp_p
     assert plan.price_usd == price_units(plan.write_units, 2 * staged)
     second.open()
     executed = [done for name in second.mapping.order for done in second.migrate(name)]
+    assert second.epoch is not None
     executed += second.steps.remove(second.epoch)
     assert sum(done.read_units for done in executed) == staged
     consumed = second.end(failure="not verified").price_usd.consumed

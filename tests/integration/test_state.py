@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -149,7 +150,8 @@ def test_a_sealed_target_is_refused_with_who_when_and_why(store: Store) -> None:
     append_record(
         store, action="seal", by="carla", status="sealed", note="cutover", change=lambda state: {"sealed": seal}
     )
-    for take in (lambda: open_target(store, ONE, None), lambda: reopen_head(store, ONE)):
+    takes: list[Callable[[], object]] = [lambda: open_target(store, ONE, None), lambda: reopen_head(store, ONE)]
+    for take in takes:
         with pytest.raises(RefusedError, match=r"sealed by carla on 2026-01-05 \(cutover\).*give unseal a reason"):
             take()
     append_record(store, action="unseal", by="ann", status="unsealed", note="x", change=lambda state: {"sealed": None})

@@ -18,10 +18,10 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import CredentialRetrievalError
+from certificate import write_certificate
 
 from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, TransientError
-from bench.certificate import write_certificate
 
 EMPTY = b'{"Items":[],"Count":0}'
 
@@ -93,10 +93,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose class of handlers is its own: it keeps what was asked."""
+
+    RequestHandlerClass: type[Handler]
+
+
 @contextmanager
-def serve(certificate: Path | None = None, *, asks_for_certificate: bool = False) -> Iterator[ThreadingHTTPServer]:
+def serve(certificate: Path | None = None, *, asks_for_certificate: bool = False) -> Iterator[Server]:
     handler = type("Asked", (Handler,), {"asked": [], "hung_up": threading.Event()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -327,7 +333,9 @@ class Refreshing:
         monkeypatch.setattr("accession.dynamodb.transport.REFRESH_SECONDS", 0.0)
         self.refresh = refresh
         self.client = make_client(f"http://127.0.0.1:{port}")
-        self.credentials = RefreshableCredentials.create_from_metadata(self.describe("AKIDFIRST"), self.fetch, "test")
+        first = self.describe("AKIDFIRST")
+        # Any, since the stubs leave out the private attributes that the tests set and read.
+        self.credentials: Any = RefreshableCredentials.create_from_metadata(first, self.fetch, "test")
         self.client._request_signer._credentials = self.credentials
 
     def end_in(self, minutes: float) -> None:

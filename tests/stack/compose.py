@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 
@@ -164,7 +164,7 @@ class Stack:
         assert report["status"] == said["status"]
         return report
 
-    def client(self, service: str) -> Any:
+    def client(self, service: Literal["dynamodb", "s3"]) -> Any:
         return boto3.client(
             service,
             endpoint_url=f"http://127.0.0.1:{self.aws_port}",

@@ -53,7 +53,8 @@ class Site:
     def get(self, path: str, status: int = 200) -> str:
         answer = self.client.get(path.format(dag=DAG, target=self.target, run=self.run))
         assert answer.status_code == status, answer.text
-        return answer.text
+        text: str = answer.text
+        return text
 
     def text(self, path: str) -> str:
         """What a person reads."""
@@ -351,6 +352,7 @@ def test_a_run_at_work_shows_how_far_it_is(
     driver.stage("user_book")
     driver.plan()
     driver.open()
+    assert driver.epoch is not None
     driver.steps.migrate("user", 0, driver.epoch)
     text = site.text("{run}")
     assert "100 of 718 items are written" in text

@@ -349,7 +349,7 @@ def test_fields_do_not_run_into_each_other() -> None:
 
 
 def test_digests_are_keyed_so_that_nobody_can_try_values_on_them() -> None:
-    mapping = {"attributes": {"a": {"column": "a", "type": "string"}}, "identity": [["a"]]}
+    mapping: dict[str, Any] = {"attributes": {"a": {"column": "a", "type": "string"}}, "identity": [["a"]]}
     builder = make_builder(**mapping)
     other = make_builder(UUID(int=NAMESPACE.int + 1), **mapping)
     assert builder.convert(("x",)).identity != other.convert(("x",)).identity

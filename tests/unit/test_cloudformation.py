@@ -37,7 +37,7 @@ def read(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("template", ALL, ids=lambda path: path.name)
 def test_cfn_lint_has_nothing_to_say(template: Path) -> None:
     cfn_lint = Path(sys.executable).with_name("cfn-lint")
-    command = [cfn_lint, "--non-zero-exit-code", "informational", template]
+    command: list[str | Path] = [cfn_lint, "--non-zero-exit-code", "informational", template]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -25,13 +25,14 @@ from accession.artifacts import (
 )
 from accession.artifacts.id_map import COLUMNS
 from accession.errors import SourceError
+from accession.items import ItemKey
 
 NEVER = b"\0" * 32
 
 
 def make_entry(old_key: Any, **changes: Any) -> Entry:
     generation = changes.get("generation", 0)
-    entry = Entry(old_key, 0, 1, f"new-{old_key}-{generation}", b"", NEVER, None, "2026-01-05", "live", 1)
+    entry = Entry(old_key, 0, 1, ItemKey(f"new-{old_key}-{generation}"), b"", NEVER, None, "2026-01-05", "live", 1)
     return entry._replace(**changes)
 
 

@@ -86,7 +86,7 @@ def simulate(table: Table, *, seconds: float, cap: float | None = None, charge: 
 
 @pytest.mark.parametrize("charge", [1.0, 3.0], ids=["as expected", "with two indexes"])
 @pytest.mark.parametrize("cap", [100.0, 1_000.0, 10_000.0])
-def test_a_cap_holds_within_five_per_cent_over_a_minute(cap, charge):
+def test_a_cap_holds_within_five_per_cent_over_a_minute(cap: float, charge: float) -> None:
     outcome = simulate(Table(lambda _: 1e9), seconds=60, cap=cap, charge=charge)
     assert outcome.units(0, 60) == pytest.approx(cap, rel=0.05)
     assert outcome.units(30, 31) <= cap * 1.1 + UNITS
@@ -94,7 +94,7 @@ def test_a_cap_holds_within_five_per_cent_over_a_minute(cap, charge):
 
 @pytest.mark.parametrize("burst", [0.1, 1.0, 300.0])
 @pytest.mark.parametrize("limit", [1_000.0, 4_000.0, 20_000.0])
-def test_the_limit_of_a_table_is_found_and_kept(limit, burst):
+def test_the_limit_of_a_table_is_found_and_kept(limit: float, burst: float) -> None:
     outcome = simulate(Table(lambda _: limit, burst), seconds=90)
     assert outcome.units(10, 90) >= 0.92 * limit
     assert outcome.share_refused(10, 90) < 0.05
@@ -102,19 +102,19 @@ def test_the_limit_of_a_table_is_found_and_kept(limit, burst):
 
 @pytest.mark.parametrize("burst", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_a_new_limit_is_found_within_ten_seconds(factor, burst):
+def test_a_new_limit_is_found_within_ten_seconds(factor: float, burst: float) -> None:
     outcome = simulate(Table(lambda now: 4_000.0 if now < 40 else 4_000.0 * factor, burst), seconds=70)
     assert outcome.units(50, 60) >= 0.92 * 4_000 * factor
     assert outcome.share_refused(50, 60) < 0.05
 
 
-def test_a_cap_below_the_tables_limit_is_never_passed_after_a_throttle():
+def test_a_cap_below_the_tables_limit_is_never_passed_after_a_throttle() -> None:
     outcome = simulate(Table(lambda now: 500.0 if 10 < now < 12 else 1e6, 0.1), seconds=60, cap=2_000)
     assert outcome.refused
     assert outcome.units(40, 60) == pytest.approx(2_000, rel=0.05)
 
 
-def test_a_throttle_that_was_not_the_tables_is_undone_and_a_later_one_stays():
+def test_a_throttle_that_was_not_the_tables_is_undone_and_a_later_one_stays() -> None:
     now = 0.0
     rate = Rate(clock=lambda: now)
     now = 1.0
@@ -132,6 +132,6 @@ def test_a_throttle_that_was_not_the_tables_is_undone_and_a_later_one_stays():
     assert rate.per_second() == slowed
 
 
-def test_a_cap_of_nothing_is_refused():
+def test_a_cap_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 0"):
         Rate(0)

@@ -28,18 +28,19 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_schema_and_dates_are_those_that_sqlalchemy_writes(sample: Path, tmp_path: Path) -> None:
     from sqlalchemy import Column, DateTime, ForeignKey, Integer, String, Text, create_engine
-    from sqlalchemy.orm import Session, declarative_base
+    from sqlalchemy.orm import DeclarativeBase, Session
 
-    base: Any = declarative_base()
+    class Base(DeclarativeBase):
+        pass
 
-    class User(base):
+    class User(Base):
         __tablename__ = "user"
         id = Column(Integer, primary_key=True)
         username = Column(String(80), unique=True, nullable=False)
         email = Column(String(120), unique=True, nullable=False)
         password_hash = Column(String(200), nullable=False)
 
-    class Book(base):
+    class Book(Base):
         __tablename__ = "book"
         id = Column(Integer, primary_key=True)
         isbn = Column(String(13))
@@ -49,7 +50,7 @@ def test_schema_and_dates_are_those_that_sqlalchemy_writes(sample: Path, tmp_pat
         cover_image_url = Column(String(500))
         description = Column(Text)
 
-    class UserBook(base):
+    class UserBook(Base):
         __tablename__ = "user_book"
         id = Column(Integer, primary_key=True)
         user_id = Column(Integer, ForeignKey("user.id"), nullable=False)
@@ -61,7 +62,7 @@ def test_schema_and_dates_are_those_that_sqlalchemy_writes(sample: Path, tmp_pat
 
     theirs = tmp_path / "theirs.db"
     engine = create_engine(f"sqlite:///{theirs}")
-    base.metadata.create_all(engine)
+    Base.metadata.create_all(engine)
     [(text,)] = rows(sample, "SELECT date_added FROM user_book WHERE id = 1")
     with Session(engine) as session:
         session.add(UserBook(user_id=1, book_id=1, date_added=datetime.datetime.fromisoformat(text)))

@@ -19,14 +19,15 @@ TARGET = "DynamoDB_20120810.BatchWriteItem"
 
 
 def make_signer(credentials: Credentials | None, region: str = "eu-north-1") -> RequestSigner:
-    return RequestSigner(ServiceId("DynamoDB"), region, "dynamodb", "v4", credentials, HierarchicalEmitter())
+    found: Any = credentials  # None if botocore found none, which its stubs leave out
+    return RequestSigner(ServiceId("DynamoDB"), region, "dynamodb", "v4", found, HierarchicalEmitter())
 
 
 def sign_by_botocore(url: str, headers: dict[str, str], body: bytes, credentials: Any, region: str) -> str:
     """The authorization of the same request, at the same time."""
     request = AWSRequest("POST", url, {n: v for n, v in headers.items() if n not in ("authorization", "host")}, body)
     request.context["timestamp"] = headers["x-amz-date"]
-    auth = SigV4Auth(credentials, "dynamodb", region)
+    auth: Any = SigV4Auth(credentials, "dynamodb", region)
     text = auth.string_to_sign(request, auth.canonical_request(request))
     auth._inject_signature_to_request(request, auth.signature(text, request))
     return str(request.headers["Authorization"])
@@ -60,7 +61,8 @@ def test_every_body_and_secret(body: bytes, secret: str, region: str) -> None:
 
 
 def test_refreshed_credentials_are_used_at_once() -> None:
-    signer, url = make_signer(Credentials("FIRST", "one")), "https://example.org/"
+    signer: Any = make_signer(Credentials("FIRST", "one"))
+    url = "https://example.org/"
     ours = Signer(signer, url)
     ours.sign(TARGET, b"{}")
     second = Credentials("SECOND", "two", "token")

@@ -10,13 +10,13 @@ from accession.threads import run_all, stopped
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
-def test_every_call_is_made_once_and_comes_back_with_its_result(count):
+def test_every_call_is_made_once_and_comes_back_with_its_result(count: int) -> None:
     assert sorted(run_all(range(count), lambda number: number * 2, 4)) == [
         (number, number * 2) for number in range(count)
     ]
 
 
-def test_no_more_calls_run_at_once_than_asked():
+def test_no_more_calls_run_at_once_than_asked() -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def call(_: int) -> None:
@@ -32,8 +32,8 @@ def test_no_more_calls_run_at_once_than_asked():
     assert most == 5
 
 
-def test_calls_are_taken_in_the_callers_thread_and_not_far_ahead():
-    taken, threads = 0, set()
+def test_calls_are_taken_in_the_callers_thread_and_not_far_ahead() -> None:
+    taken, threads = 0, set[threading.Thread]()
 
     def calls() -> Iterator[int]:
         nonlocal taken
@@ -47,8 +47,8 @@ def test_calls_are_taken_in_the_callers_thread_and_not_far_ahead():
     assert threads == {threading.current_thread()}
 
 
-def test_the_first_error_stops_all_and_leaves_no_thread():
-    before, made = threading.active_count(), []
+def test_the_first_error_stops_all_and_leaves_no_thread() -> None:
+    before, made = threading.active_count(), list[int]()
 
     def call(number: int) -> None:
         made.append(number)
@@ -62,7 +62,7 @@ def test_the_first_error_stops_all_and_leaves_no_thread():
     assert threading.active_count() == before
 
 
-def test_whoever_waits_to_retry_learns_that_all_is_over():
+def test_whoever_waits_to_retry_learns_that_all_is_over() -> None:
     waits, gave_up = threading.Event(), threading.Event()
 
     def call(number: int) -> None:
@@ -80,7 +80,7 @@ def test_whoever_waits_to_retry_learns_that_all_is_over():
     assert not stopped()
 
 
-def test_a_caller_who_stops_early_leaves_no_thread():
+def test_a_caller_who_stops_early_leaves_no_thread() -> None:
     before = threading.active_count()
     results = run_all(iter(int, 1), lambda number: number, 4)  # calls without end
     next(results)
@@ -88,7 +88,7 @@ def test_a_caller_who_stops_early_leaves_no_thread():
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_calls_themselves_is_raised():
+def test_an_error_of_the_calls_themselves_is_raised() -> None:
     def calls() -> Iterator[int]:
         yield 1
         raise ValueError("no more")

@@ -1,4 +1,4 @@
-"""The artifacts of a run on S3: the store, and a model of each stored document."""
+"""What a run leaves on S3: the store, and the model of each stored document."""
 
 from accession.artifacts.change_set import (
     MAX_PARTS,

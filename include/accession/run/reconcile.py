@@ -19,16 +19,7 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.items import (
-    ItemBuilder,
-    ItemKey,
-    Prepared,
-    Reject,
-    RowKey,
-    TypedItem,
-    checksum_item,
-    measure_item,
-)
+from accession.items import ItemBuilder, ItemKey, Prepared, Reject, RowKey, TypedItem, checksum_item, measure_item
 from accession.run.context import RunContext
 from accession.run.match import Match, Recorded, Replaced, Same
 

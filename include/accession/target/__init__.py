@@ -1,4 +1,4 @@
-"""The ownership of a target: its state, its register, its fence and its seal."""
+"""Who owns a target: its state, its register, its fence."""
 
 from accession.target.fence import Fence, settle
 from accession.target.ownership import expect_open, open_target, refuse_if_taken, reopen_head, take_over
