@@ -8,14 +8,6 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_worker = threading.local()  # .stop: the event of the crew that this thread works for
-
-
-def stopped() -> bool:
-    """Tell whether the `run_all` that started this thread was stopped. Whoever waits for a retry then gives up."""
-    stop: threading.Event | None = getattr(_worker, "stop", None)
-    return stop is not None and stop.is_set()
-
 
 def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Generator[tuple[T, R], None, None]:
     """Yield each call with its result, in the order in which they end, with up to `in_flight` of them at once.
@@ -28,7 +20,6 @@ def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> G
     stop, threads, waiting = threading.Event(), list[threading.Thread](), 0
 
     def work() -> None:
-        _worker.stop = stop
         while (call := inbox.get()) is not None and not stop.is_set():
             try:
                 outbox.put((call[0], function(call[0])))

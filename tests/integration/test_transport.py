@@ -3,6 +3,7 @@
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -22,6 +23,9 @@ from certificate import write_certificate
 
 from accession.dynamodb import DynamoDB, client_config
 from accession.errors import AccessError, TransientError
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+
 
 EMPTY = b'{"Items":[],"Count":0}'
 

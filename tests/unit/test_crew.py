@@ -76,6 +76,25 @@ def test_after_an_error_what_is_sent_ends_and_what_waits_is_cancelled() -> None:
     assert ended == ["2 cancelled", "1 is over"]
 
 
+def test_whoever_waits_to_retry_learns_that_all_is_over() -> None:
+    """A request that was in flight is not sent again."""
+    gave_up: list[int] = []
+
+    async def call(number: int) -> None:
+        if number == 0:
+            await asyncio.sleep(0.01)
+            raise ValueError("zero")
+        find_call().is_sent = True
+        while not find_call().is_over:
+            await asyncio.sleep(0.001)
+        gave_up.append(number)
+
+    with pytest.raises(ValueError, match="zero"):
+        run_all([0, 1], call, 2)
+    assert gave_up == [1]
+    assert not find_call().is_over
+
+
 def test_what_is_abandoned_is_cancelled_sent_or_not() -> None:
     async def call(number: int) -> None:
         find_call().is_sent = number == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from accession.threads import run_all, stopped
+from accession.threads import run_all
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
@@ -60,24 +60,6 @@ def test_the_first_error_stops_all_and_leaves_no_thread() -> None:
         list(run_all(range(10_000), call, 4))
     assert len(made) < 30
     assert threading.active_count() == before
-
-
-def test_whoever_waits_to_retry_learns_that_all_is_over() -> None:
-    waits, gave_up = threading.Event(), threading.Event()
-
-    def call(number: int) -> None:
-        if number == 0:
-            waits.wait()
-            raise ValueError("zero")
-        waits.set()
-        while not stopped():
-            time.sleep(0.001)
-        gave_up.set()
-
-    with pytest.raises(ValueError, match="zero"):
-        list(run_all(range(2), call, 2))
-    assert gave_up.is_set()
-    assert not stopped()
 
 
 def test_a_caller_who_stops_early_leaves_no_thread() -> None:
