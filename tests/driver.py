@@ -126,10 +126,10 @@ class Driver:
         """Prove one table."""
         return self.steps.verify(name)
 
-    def end(self, **ended: Any) -> Report:
+    def end(self, **changes: Any) -> Report:
         """End the run, as verified unless told otherwise."""
-        how = Outcome(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | ended)
-        return self.steps.report(how)
+        outcome = Outcome(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | changes)
+        return self.steps.report(outcome)
 
     def run(self) -> Report:
         """Every step of a run in which nothing goes wrong. What a step raises comes through."""
