@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
+from accession.aws import READ_SECONDS, REQUEST_TIMEOUT_SECONDS
+from accession.dynamodb.requests import FENCE_SECONDS
 from accession.errors import FencedError
 from simulated import SimulatedLoop, SimulatedTransport, open_simulated
 
@@ -54,6 +56,11 @@ def test_no_write_goes_out_on_an_answer_of_the_fence_that_is_a_second_old(loop: 
     for sent, _, _ in transport.trace:
         assert sent - max(answer for answer in passed if answer <= sent) < 1.0
     assert len(passed) < 5 * loop.now, "it is asked twice a second, not for every write"
+
+
+def test_whoever_waits_for_older_writers_waits_long_enough() -> None:
+    """From the fence's answer to the end of the request."""
+    assert FENCE_SECONDS + READ_SECONDS <= REQUEST_TIMEOUT_SECONDS
 
 
 def test_nothing_is_sent_once_the_fence_has_fallen(loop: SimulatedLoop) -> None:

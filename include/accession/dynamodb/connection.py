@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._has_length = False  # of the body; else it ends with the connection
         self._has_head = self._ends_with_head = False
         self.transport: asyncio.Transport | None = None
-        self.released_at = 0.0
+        self.leased_at = self.released_at = 0.0  # for the pool
 
     @property
     def is_open(self) -> bool:

@@ -46,6 +46,7 @@ class Rate:
         self._limit: float | None = None  # where the last throttle came; None: none so far
         self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
         self._free = clock()  # when the next unit may go out
+        self._turn = asyncio.Lock()
         self._cost = 1.0  # units consumed for each unit expected
         self._throttles, self._pause = 0, 0.0
         self._earlier: tuple[float | None, float, float] = (None, 0.0, 0.0)  # before the last throttle
@@ -53,19 +54,19 @@ class Rate:
 
     async def acquire(self, units: float) -> None:
         """Wait until `units` may go out."""
-        waiting = True
-        while waiting:
-            now = self._clock()
-            rate = self.per_second()
-            if rate is None:
-                return
-            start = max(self._free, now - BURST_SECONDS)
-            self._free = start + units * self._cost / rate
-            throttles = self._throttles
-            if start > now:
-                await self._sleep(start - now)
-            # A throttle while we waited cleared the queue: line up again.
-            waiting = start > now and throttles != self._throttles
+        if self.per_second() is None:
+            return
+        async with self._turn:  # so that whoever is next knows what the requests before it cost
+            waiting = True
+            while waiting and (rate := self.per_second()) is not None:
+                now = self._clock()
+                start = max(self._free, now - BURST_SECONDS)
+                self._free = start + units * self._cost / rate
+                throttles = self._throttles
+                if start > now:
+                    await self._sleep(start - now)
+                # A throttle while we waited cleared the queue: line up again.
+                waiting = start > now and throttles != self._throttles
 
     def accepted(self, units: float, expected: float, whole: bool = True) -> None:
         """The table took `units` where `expected` were acquired: the difference is charged now.

@@ -61,7 +61,7 @@ class HttpTransport:
         if endpoint.proxy is not None and not endpoint.proxy.tunnels:
             head |= endpoint.proxy.headers
         self._head = f"POST {endpoint.target} HTTP/1.1\r\n{_join(head)}"
-        self._pool = Pool(self._connect, clock)
+        self._pool = Pool(self._connect)
 
     async def lease(self) -> Connection:
         """Return an open connection for one request, with credentials that will not expire on the way."""
