@@ -6,6 +6,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from accession.approval import needs_approval
+from accession_airflow.job import merge_params
 
 
 class PlanApprovalOperator(ApprovalOperator):
@@ -15,7 +16,7 @@ class PlanApprovalOperator(ApprovalOperator):
     """
 
     def execute(self, context: Any) -> Any:
-        params = context["params"]
+        params = merge_params(context)  # those that the tasks act on
         plan = context["ti"].xcom_pull(task_ids="plan") or {}
         if not needs_approval(
             params["environment"],

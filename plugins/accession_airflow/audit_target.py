@@ -4,6 +4,7 @@ A part of an address reaches S3 only after this check: the mapping is one of our
 deployment or a run of the DAG names, and the rest match their patterns.
 """
 
+import logging
 import os
 import re
 import time
@@ -18,11 +19,13 @@ from fastapi import Depends, Path
 from sqlalchemy import select
 
 from accession.artifacts import Store, list_environments
-from accession.errors import NotFoundError, StoreError
+from accession.errors import AccessError, NotFoundError, StoreError, TransientError
 from accession.mapping import Mapping, load_mappings
 from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
 from accession_airflow.aws import connect_s3
 from accession_airflow.job import BUCKET_VARIABLE
+
+logger = logging.getLogger(__name__)
 
 CLIENT_SECONDS = 300  # the Airflow connection is read again after this
 
@@ -68,7 +71,8 @@ def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
     for bucket in _find_buckets(mapping):
         try:
             environments = list_environments(client, bucket, mapping.name)
-        except StoreError:  # a run named a bucket that no longer exists
+        except (AccessError, StoreError, TransientError) as error:  # of a bucket that some run named
+            logger.warning("Bucket %s is left out of the targets: %s", bucket, error)
             continue
         yield from ((bucket, environment) for environment in environments if re.fullmatch(ENVIRONMENT, environment))
 

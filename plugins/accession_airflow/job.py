@@ -93,11 +93,16 @@ def body(function: Callable[Concatenate[Job, Any, P], R]) -> Callable[Concatenat
     return call
 
 
+def merge_params(context: Any) -> dict[str, Any]:
+    """Return the params of a task's run: the DAG's defaults, and over them what the run was given."""
+    return {**context["params"], **(context["dag_run"].conf or {})}
+
+
 def _open_job(mapping_name: str, context: Any) -> Job:
     from accession.artifacts import RunFolder, Store
     from accession_airflow.aws import connect_s3
 
-    given = {**context["params"], **(context["dag_run"].conf or {})}
+    given = merge_params(context)
     model = RollbackParams if context["dag"].dag_id.startswith("rollback_") else MigrateParams
     params: Any = check_params(model, drop_defaults(model, given))
     bucket = params.bucket or os.environ.get(BUCKET_VARIABLE)

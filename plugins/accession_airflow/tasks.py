@@ -136,7 +136,9 @@ def report(job: Job, context: Any) -> dict[str, Any]:
     outcome = gather_outcome(job, context, run)
     if run is None:
         context["ti"].xcom_push(key="note", value="nothing was written, failed")
-        raise RefusedError(f"The run ended before its backup, and nothing was written: {outcome.failure}")
+        raise RefusedError(
+            f"The run ended before its backup, and nothing was written: {outcome.failure or 'a person stopped it.'}"
+        )
     done = run.report(outcome)
     logger.info("%s", show_summary(done))
     logger.info("report: %s", run.folder.uri("report.html"))
@@ -144,7 +146,7 @@ def report(job: Job, context: Any) -> dict[str, Any]:
         raise RefusedError(f"Run {name} is {done.status} as before, but a cleared task failed: {outcome.failure}")
     context["ti"].xcom_push(key="note", value=done.note)  # the listener puts it on the run
     if done.status not in GOOD:
-        raise RefusedError(f"Run {name} {done.status.replace('_', ' ')}: {done.reason}")
+        raise RefusedError(f"Run {name} {done.status.replace('_', ' ')}: {done.reason or 'a person stopped it.'}")
     return {"run": name, "status": done.status, "note": done.note, "report": run.folder.uri("report.json")}
 
 

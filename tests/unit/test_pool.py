@@ -27,7 +27,7 @@ class Lab:
     def __init__(self, answer: float, cpu: float) -> None:
         self.loop, self.answer, self.cpu, self.cpu_time = SimulatedLoop(), answer, cpu, 0.0
         self.opened: list[Line] = []
-        self.pool = Pool(self.connect, self.loop.time, lambda: self.cpu_time)  # type: ignore[arg-type]
+        self.pool = Pool(self.connect, self.loop.time, lambda: self.cpu_time)
         self.busy_until = 0.0
 
     async def connect(self) -> Any:
@@ -98,8 +98,9 @@ def test_waiters_that_are_cancelled_take_no_connection_with_them() -> None:
         for task in tasks[::2]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        idle: list[Any] = [*lab.pool._idle]
         for line in lab.opened:
-            if line not in lab.pool._idle:  # its request was cancelled between lease and release
+            if line not in idle:  # its request was cancelled between lease and release
                 lab.pool.release(line)  # type: ignore[arg-type]
         await asyncio.gather(*[lab.request() for _ in range(100)])
 

@@ -13,7 +13,11 @@ from botocore.signers import RequestSigner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.dynamodb.signer import Signer
+from accession.aws import READ_SECONDS
+from accession.dynamodb.endpoint import Proxy
+from accession.dynamodb.requests import FENCE_SECONDS
+from accession.dynamodb.signer import Signer, _Prepared
+from accession.target.ownership import CHECK_SECONDS, SETTLE_SECONDS
 
 TARGET = "DynamoDB_20120810.BatchWriteItem"
 
@@ -74,3 +78,15 @@ def test_refreshed_credentials_are_used_at_once() -> None:
 def test_no_credentials() -> None:
     with pytest.raises(NoCredentialsError):
         Signer(make_signer(None), "https://example.org/").sign(TARGET, b"{}")
+
+
+def test_nothing_that_is_kept_for_requests_shows_a_secret() -> None:
+    proxy = Proxy("http://ann:secret@proxy:3128", {"Proxy-Authorization": "Basic secret"}, True, None)
+    assert "secret" not in repr(proxy)
+    prepared = _Prepared((), {"x-amz-security-token": "secret"}, "", "", b"secret", "")
+    assert "secret" not in repr(prepared)
+
+
+def test_the_writers_of_an_older_epoch_have_stopped_when_it_is_settled() -> None:
+    """The fence's state may be CHECK_SECONDS old, its answer FENCE_SECONDS, and then a request takes READ_SECONDS."""
+    assert CHECK_SECONDS + FENCE_SECONDS + READ_SECONDS < SETTLE_SECONDS

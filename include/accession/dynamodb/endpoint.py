@@ -10,7 +10,7 @@ tests/integration/test_transport.py fails if a new version moves one.
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Proxy:
     """A proxy on the way. `tunnels`: it passes bytes on after a CONNECT; else it is asked for the whole URL."""
 
-    url: str
-    headers: dict[str, str]
+    url: str = field(repr=False)  # may hold a password, as the headers do
+    headers: dict[str, str] = field(repr=False)
     tunnels: bool
     tls: ssl.SSLContext | None
 

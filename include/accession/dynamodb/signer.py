@@ -6,8 +6,9 @@ botocore's; tests/unit/test_signer.py compares our signature with the one that b
 
 import hmac
 import time
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from botocore.exceptions import NoCredentialsError
@@ -87,7 +88,8 @@ class Signer:
         )
 
 
-class _Prepared(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False)  # it holds secrets
+class _Prepared:
     """All that signatures of one second have in common."""
 
     made_for: tuple[Any, ...]  # second, target, credentials
