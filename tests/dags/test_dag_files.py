@@ -295,13 +295,26 @@ def test_the_approval_task_asks_or_skips_itself(
 
     monkeypatch.setattr(ApprovalOperator, "execute", lambda self, context: "asked")
     ti = SimpleNamespace(xcom_pull=lambda task_ids: plan)
-    context = {"params": params, "dag_run": SimpleNamespace(run_type=run_type), "ti": ti}
+    context = {"params": params, "dag_run": SimpleNamespace(run_type=run_type, conf=None), "ti": ti}
     operator = dags[dag_id].task_dict["approve"]
     if asks:
         assert operator.execute(context) == "asked"
     else:
         with pytest.raises(AirflowSkipException):
             operator.execute(context)
+
+
+def test_the_approval_task_judges_the_params_that_the_tasks_act_on(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conf of a run may not be among the params, by [core] dag_run_conf_overrides_params."""
+    from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+    monkeypatch.setattr(ApprovalOperator, "execute", lambda self, context: "asked")
+    given = SimpleNamespace(run_type="manual", conf={"environment": "prod"})
+    params = {"environment": "local", "approval": "auto"}
+    context = {"params": params, "dag_run": given, "ti": SimpleNamespace(xcom_pull=lambda task_ids: None)}
+    assert dags["migrate_book_library"].task_dict["approve"].execute(context) == "asked"
 
 
 # Retries and alerts
