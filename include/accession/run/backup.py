@@ -83,12 +83,13 @@ def start_run(
 
 def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
     """Tell whether snapshot, mapping, transforms and policies are those of the head, which kept nothing back."""
+    before = MigrateParams(**head.params)  # a manifest of an earlier version may lack a param: it had the default
     same = (
         not params.seal  # a target is proved once more before it is sealed
         and snapshot.sha256 == head.snapshot.sha256
         and mapping.sha256 == head.mapping_sha256
         and head.transform_version == TRANSFORM_VERSION
-        and all(getattr(params, name) == head.params[name] for name in POLICIES)
+        and all(getattr(params, name) == getattr(before, name) for name in POLICIES)
     )
     if not same:
         return False
