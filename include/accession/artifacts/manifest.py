@@ -39,7 +39,3 @@ class Manifest(Document):
     snapshot: SnapshotRef
     started_at: str
     ended_at: str
-
-    def param(self, name: str) -> Any:
-        """Return a param of the run."""
-        return self.params[name]

@@ -1,6 +1,5 @@
 """The steps of a run, in the order of the DAG."""
 
-from accession.run.facts import RunFacts
 from accession.run.finish import Outcome
 from accession.run.lookups import ask_application
 from accession.run.plan import refuse_plan, show_plan
@@ -14,7 +13,6 @@ __all__ = [
     "Gate",
     "Outcome",
     "Run",
-    "RunFacts",
     "ask_application",
     "check_table",
     "describe_report",
