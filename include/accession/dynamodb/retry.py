@@ -23,7 +23,7 @@ from botocore.exceptions import (
     NoRegionError,
 )
 
-from accession.aws import CONNECT_SECONDS, NO_CREDENTIALS, READ_SECONDS
+from accession.aws import CONNECT_SECONDS, CREDENTIALS_CODES, DENIED_CODES, NO_CREDENTIALS, READ_SECONDS
 from accession.dynamodb.connection import Answer
 from accession.dynamodb.crew import find_call
 from accession.dynamodb.transport import Transport
@@ -38,11 +38,6 @@ _PASSING = {
     "InternalServerError", "InternalFailure", "ServiceUnavailable", "ItemCollectionSizeLimitExceededException",
     "TransactionInProgressException", "TransactionConflictException", "ReplicatedWriteConflictException",
     "RequestTimeout", "RequestTimeoutException",
-}  # fmt: skip
-_NO_ACCESS = {
-    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
-    "IncompleteSignatureException", "ExpiredToken", "ExpiredTokenException", "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException", "InvalidClientTokenId", "OptInRequired", "SubscriptionRequiredException",
 }  # fmt: skip
 
 
@@ -271,7 +266,7 @@ def _permanent(code: str, message: str, operation: str, table: str, region: str)
             f"table {table} does not exist in {region}: run make deploy ENVIRONMENT=<environment> first, "
             "or point AWS_DEFAULT_REGION and AWS_ENDPOINT_URL at where it is"
         )
-    if code in _NO_ACCESS:
+    if code in DENIED_CODES | CREDENTIALS_CODES:
         return AccessError(
             f"AWS refused dynamodb:{operation} on table {table} ({code}): allow that action for the credentials in "
             "use, or use others"
