@@ -5,10 +5,12 @@ FROM apache/airflow:3.3.2
 ENV PYTHONDONTWRITEBYTECODE="" \
     PYTHONPATH=/opt/airflow/include
 
-# requirements.txt, and not requirements.lock: the image's own set (providers for Celery, Postgres and logins, SQLAlchemy
-# 2.0) is tested with its Airflow, and the lock would replace most of it. Faker makes the sample library.
-COPY requirements.txt /requirements.txt
-RUN uv pip install --no-cache --compile-bytecode "apache-airflow==${AIRFLOW_VERSION}" -r /requirements.txt "faker~=40.54" \
+# The image's own set of packages is tested with its Airflow and stays as it is. requirements-image.lock has what it
+# lacks, hashed; Faker makes the sample library. Then whatever requirements.txt needs must be there: offline, the second
+# command can only say that it is.
+COPY requirements.txt requirements-image.lock /
+RUN uv pip install --no-cache --compile-bytecode --no-deps --require-hashes -r /requirements-image.lock \
+    && uv pip install --no-cache --offline -r /requirements.txt \
     && uv pip check \
     && { python -m compileall -q -j 0 "$(python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true; }
 # (Some packages ship templates that are no Python and do not compile; what is compiled already is skipped.)

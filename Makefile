@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 .PHONY: help
 help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Setup: the locked and hashed requirements go into .venv. MiniStack pins an older botocore and has its own environment.
 
@@ -42,7 +42,10 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 	$(COMPILE) --group dev requirements.txt -o requirements.lock
 	echo ministack | $(COMPILE) - -o requirements-ministack.lock
 	echo uv | $(COMPILE) - -o requirements-uv.lock
+	printf 'faker~=40.54\norjson\n' | $(COMPILE) - -o requirements-image.lock
+	echo cyclonedx-bom | $(COMPILE) - -o requirements-sbom.lock
 	$(COMPILE) tests/bench/requirements.txt -o tests/bench/requirements.lock
+	$(COMPILE) tests/packaging/requirements.txt -o tests/packaging/requirements.lock
 
 # The main job. CONF is passed through the environment, where its quotes are safe. MAPPING=name uses another mapping file.
 
@@ -51,27 +54,29 @@ demo: $(READY) ## migrate a sample home library on an embedded local AWS, verify
 	@$(PYTHON) -m accession.cli demo
 
 .PHONY: deploy
-deploy: $(READY) ## ENVIRONMENT=dev: create or update tables, bucket and policy in the AWS you are logged in to
-	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
+deploy: $(READY) ## ENVIRONMENT=dev [MAPPING=name] [CONF='{…}']: create or update tables, bucket and policies in your AWS
+	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: migrate
-migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [CONF='{…}'] [RESUME=run]: migrate; exit 0 only if all is well
+migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [MAPPING=name] [CONF='{…}'] [RESUME=run]: migrate; exit 0 if all is well
 	@$(PYTHON) -m accession.cli migrate --source "$${SOURCE:-}" --environment "$${ENVIRONMENT:-}" \
 	  --conf "$${CONF:-}" --resume "$${RESUME:-}" --mapping "$${MAPPING:-}"
 
 .PHONY: rollback
-rollback: $(READY) ## RUN=run ENVIRONMENT=dev [CONF='{…}']: undo a run
+rollback: $(READY) ## RUN=run ENVIRONMENT=dev [MAPPING=name] [CONF='{…}']: undo a run
 	@$(PYTHON) -m accession.cli rollback --run "$${RUN:-}" --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" \
 	  --mapping "$${MAPPING:-}"
 
 .PHONY: audit
-audit: $(READY) ## ENVIRONMENT=dev: check the register and every artifact, list all runs
+audit: $(READY) ## ENVIRONMENT=dev [MAPPING=name]: check the register and every artifact, list all runs
 	@$(PYTHON) -m accession.cli audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
 # The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on three Celery workers.
 
 COMPOSE := docker compose
 ALL := --profile local-aws --profile celery
+
+EXPECT_DOCKER := $(COMPOSE) version >/dev/null 2>&1 || { echo "Docker is missing: install it, or use make ui." >&2; exit 1; }
 
 .env: | .env.example
 	@umask 077; secret() { head -c "$$1" /dev/urandom | base64 | tr -d '\n' | tr '+/' '-_'; }; \
@@ -87,6 +92,7 @@ ALL := --profile local-aws --profile celery
 
 .PHONY: up
 up: .env ## [WORKERS=3]: start the stack in Docker on 127.0.0.1, with a local AWS and a sample library
+	@$(EXPECT_DOCKER)
 	@mkdir -p data; [ "$$(id -u)" != 0 ] || chown "$$(sed -n 's/^AIRFLOW_UID=//p' .env):0" data
 	@if [ "$${WORKERS:-}" ]; then \
 	  export EXECUTOR=CeleryExecutor COMPOSE_PROFILES="$$(sed -n 's/^COMPOSE_PROFILES=//p' .env),celery"; \
@@ -99,10 +105,12 @@ up: .env ## [WORKERS=3]: start the stack in Docker on 127.0.0.1, with a local AW
 
 .PHONY: down
 down: .env ## stop the stack; keep its runs, tables and artifacts
+	@$(EXPECT_DOCKER)
 	@$(COMPOSE) $(ALL) down --remove-orphans
 
 .PHONY: clean
 clean: .env ## stop the stack and remove its runs, tables, artifacts and image; keep .env and ./data
+	@$(EXPECT_DOCKER)
 	@image=$$($(COMPOSE) config --images init | grep -- '-airflow$$'); \
 	$(COMPOSE) $(ALL) down --remove-orphans --volumes; \
 	docker image rm "$$image" >/dev/null 2>&1 || true
@@ -116,7 +124,7 @@ test-stack: $(READY) ## test the stack in Docker: a run, a restart, a killed wor
 BENCH := tests/bench/.venv/.ready
 
 .PHONY: bench
-bench: $(READY) $(BENCH) ## [QUICK=1]: measure every claim about speed, side by side (20 minutes)
+bench: $(READY) $(BENCH) ## [QUICK=1]: measure every claim about speed, side by side (40 minutes)
 	@$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick)
 
 $(BENCH): tests/bench/requirements.lock
@@ -128,6 +136,29 @@ $(BENCH): tests/bench/requirements.lock
 ui: $(READY) ## [PORT=8080]: run Airflow with its UI and the audit pages, without Docker, until Ctrl-C
 	@$(PYTHON) -m accession.cli.ui --port "$${PORT:-8080}"
 
+# Releases. What is built is in dist/.
+
+SBOM := .venv/sbom/.ready
+
+$(SBOM): requirements-sbom.lock | $(READY)
+	@$(BASE_PYTHON) -m venv --without-pip .venv/sbom
+	@$(UV) pip sync --quiet --require-hashes --python .venv/sbom/bin/python $<
+	@touch $@
+
+.PHONY: sbom
+sbom: $(SBOM) ## write dist/sbom.json: what the wheel installs, with versions and hashes, in CycloneDX
+	@mkdir -p dist
+	@$(COMPILE) requirements.txt --constraint requirements.lock -o .venv/sbom/requirements.lock
+	@.venv/sbom/bin/python -W ignore -m cyclonedx_py requirements .venv/sbom/requirements.lock \
+	  --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json
+
+.PHONY: release
+release: $(SBOM) ## check that tag, version and CHANGELOG agree, then build wheel, plugins.zip, SBOM and digests into dist/
+	@$(PYTHON) .ci/check_release.py
+	@$(MAKE) --no-print-directory package
+	@$(MAKE) --no-print-directory sbom
+	@cd dist && sha256sum -- *.whl plugins.zip sbom.json > SHA256SUMS && cat SHA256SUMS
+
 # Quality
 
 # ARGS goes to pytest: `make test-unit ARGS=--lf` repeats what failed last.
@@ -138,12 +169,20 @@ PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 test: $(READY) ## [ARGS=--lf]: run the unit, integration, fault and DAG tests against a real MiniStack
 	@$(PYTEST) $(PARALLEL) $(ARGS)
 
-# cfn-lint takes as long as hundreds of other unit tests; `make test` runs it.
-CFN_LINT := tests/unit/test_cloudformation.py::test_cfn_lint_has_nothing_to_say
+# These take as long as hundreds of other unit tests; `make test` runs them, and `make check` compares the documents.
+LONG := tests/unit/test_cloudformation.py::test_cfn_lint_has_nothing_to_say \
+  tests/unit/test_docs.py::test_the_generated_documents_are_up_to_date
 
 .PHONY: test-unit
 test-unit: $(READY) ## [ARGS=--lf]: run the unit tests alone (20 seconds)
-	@$(PYTEST) tests/unit $(PARALLEL) --deselect $(CFN_LINT) $(ARGS)
+	@$(PYTEST) tests/unit $(PARALLEL) $(addprefix --deselect ,$(LONG)) $(ARGS)
+
+# SEED=n prints the trace of one seed. A mutant is the product without one of its guards.
+SIMULATE := PYTHONPATH=include:plugins:tests $(PYTHON) -W ignore -m simulation
+
+.PHONY: simulate
+simulate: $(READY) ## [SEEDS=1000 | SEED=n | MUTANTS=1] [CLIMATE=calm]: play the product in simulated worlds, on all cores
+	@$(SIMULATE) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MUTANTS),--mutants) $(if $(CLIMATE),--climate $(CLIMATE))
 
 .PHONY: coverage
 coverage: $(READY) ## measure the unit tests' coverage; fail below the floor in pyproject.toml
@@ -152,6 +191,10 @@ coverage: $(READY) ## measure the unit tests' coverage; fail below the floor in 
 .PHONY: test-slow
 test-slow: $(READY) ## run the long tests: hundreds of random histories against a model, a million rejects
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m slow $(ARGS)
+
+.PHONY: explore
+explore: $(READY) ## explore the model of ownership within its larger bounds (10 minutes)
+	@$(PYTEST) tests/protocol -m slow $(ARGS)
 
 .PHONY: test-ui
 test-ui: $(READY) ## test Airflow's UI in a browser: trigger, approve, audit; makes docs/screenshots (6 minutes)
@@ -163,17 +206,44 @@ test-ui: $(READY) ## test Airflow's UI in a browser: trigger, approve, audit; ma
 test-paths: $(READY) ## test every way that a run can end, under a real scheduler (5 minutes)
 	@$(PYTHON) -m pytest tests/dags -m paths
 
+.PHONY: package
+package: $(READY) ## build into dist/: the wheel, and for Amazon MWAA plugins.zip and mwaa-requirements.txt
+	@rm -rf dist
+	@$(PYTHON) -m hatchling build --target wheel --directory dist
+	@$(PYTHON) -m zipfile --create dist/plugins.zip dist/*.whl
+	@echo "/usr/local/airflow/plugins/$$(basename dist/*.whl)" > dist/mwaa-requirements.txt
+
+.PHONY: test-packaging
+test-packaging: $(READY) ## install the package into an Airflow of its own, beside another DAG, and run it (4 minutes)
+	@UV=$(UV) $(PYTHON) -m pytest tests/packaging -m packaging
+
+# The oldest packages that requirements.txt admits, and the newest tools.
+OTHER := .local/airflow-$(AIRFLOW)
+WARN := -W ignore::DeprecationWarning -W ignore::FutureWarning
+
+.PHONY: test-airflow
+test-airflow: $(READY) ## AIRFLOW=3.3.0: run DAG, integration and path tests on that Airflow with the oldest packages we take
+	@[ "$(AIRFLOW)" ] || { echo "AIRFLOW is missing: make test-airflow AIRFLOW=3.3.0." >&2; exit 2; }
+	@$(BASE_PYTHON) -m venv --without-pip $(OTHER)
+	@UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --resolution lowest-direct --python $(OTHER)/bin/python \
+	  "apache-airflow==$(AIRFLOW)" -r requirements.txt
+	@UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --python $(OTHER)/bin/python \
+	  pytest pytest-cov pytest-timeout pytest-xdist hypothesis httpx faker apache-airflow-providers-openlineage
+	@ln -sfn "$(CURDIR)/.venv/ministack/bin/ministack" $(OTHER)/bin/ministack
+	@$(OTHER)/bin/python -m pytest $(WARN) -p no:faker -p no:anyio tests/dags tests/integration $(PARALLEL) $(ARGS)
+	@$(OTHER)/bin/python -m pytest $(WARN) -p no:faker -p no:anyio tests/dags -m paths $(ARGS)
+
 .PHONY: test-readme
 test-readme: $(READY) ## run every command of the README, with a killed run and its resume (6 minutes)
 	@$(PYTHON) -m pytest tests/readme
 
 .PHONY: check
 check: $(READY) ## check style, format, types, and that the generated documents are up to date
-	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff check --no-cache
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
 	@$(PYTHON) docs/generate.py --check
 
 .PHONY: docs
-docs: $(READY) ## write docs/params.md and docs/mapping.md from the models
+docs: $(READY) ## write the generated parts of docs/ and SECURITY.md from the code
 	@$(PYTHON) docs/generate.py

@@ -1,6 +1,6 @@
-"""Write docs/params.md and docs/mapping.md from the models, or check that they are up to date: `make docs`.
+"""Write docs/params.md, mapping.md and ownership.md, and two tables, from the models and tests: `make docs`.
 
-    python docs/generate.py            write both
+    python docs/generate.py            write all
     python docs/generate.py --check    exit 1 if one of them is stale
 
 Texts come from the models' own descriptions, so a new param or key is documented where it is declared.
@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 os.environ.pop("ACCESSION_ENVIRONMENT", None)  # it is a param's default, and the documents are the same everywhere
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the model of ownership is a test
 
 from pydantic import BaseModel
 
 from accession.column_types import COLUMN_TYPES
+from accession.deployment import Deployment
 from accession.mapping import MAPPINGS, Attribute, Entity, Mapping
 from accession.params import MigrateParams, RollbackParams
+from attacks import write_table
+from protocol.document import write_ownership
 
 DOCS = Path(__file__).parent
 HOME_LIBRARY = MAPPINGS / "book_library.yaml"
@@ -43,8 +47,46 @@ NOTES = {
 KINDS = {
     "Attribute.type": "[column type](#column-types)",
     "Attribute.default": "as the type says",
-    "Attribute.references": "name of an entity",
+    "Attribute.references": "name of an entity, or a block",
+    "Attribute.column": "text, or a list",
+    "Source.key": "text, or a list",
+    "Target.key": "text, or by attribute",
 }
+
+KEYS_AND_REFERENCES = """
+## Keys and references
+
+A table that keeps its keys, and a junction whose items are found by both of its columns:
+
+```yaml
+  album:
+    source: {table: album, key: code}
+    target: {table: "Albums-{environment}", key: {pk: "ALBUM#{code}"}}
+    attributes:
+      artist: {column: artist_id, references: artist, optional: true}
+  track:
+    source: {table: track, key: [album, nr]}
+    target: {table: "Tracks-{environment}", key: {album: keep, sk: "TRACK#{nr:04}"}}
+    attributes:
+      album: {column: album, references: album}
+      label: {value: "{title} of {@album}", type: string}
+```
+
+- **A key** with `new_id` takes a UUID made of the entity and the row's key. `keep` and `{column: c}` take the column's
+  value: a number if the source declares the column as an integer, else text, unless an attribute of that name gives the
+  type. Other texts are templates.
+- **A template** has `{column}` for the value as SQLite holds it, an integer or text; `{column:010}` for a whole number
+  filled up to ten digits; `{@attribute}` for the converted value of an attribute; `{{` and `}}` for braces. A row is
+  rejected if a part of its key is NULL, a real number or a BLOB. In a `value`, a NULL part leaves the attribute out.
+- **Each column of `source.key`** must be in a part of the item's key alone, or the key must have a `new_id`, so that no
+  two rows can have one key. All columns of the item's key must be in `source.key`, so a row keeps its key for as long
+  as it exists.
+- **A reference** holds the key of the parent's item, with its type. If the parent's source key has several columns,
+  `column` lists as many. `references: {entity: artist, by: name}` finds the parent by another unique column. If the key
+  of the parent's items has two attributes, `part` says which of them the reference takes.
+- **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
+- **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
+"""
 
 
 def write_params() -> str:
@@ -111,6 +153,7 @@ def write_mapping() -> str:
     lines += [
         "",
         "A column type may have options, which are keys of the attribute too.",
+        *KEYS_AND_REFERENCES.rstrip("\n").split("\n"),
         "",
         "## Column types",
         "",
@@ -125,6 +168,31 @@ def write_mapping() -> str:
         "adjusted.",
     ]
     return "\n".join([*lines, ""])
+
+
+def write_settings() -> list[str]:
+    """Return the table of the settings in docs/deployment.md."""
+    rows = [
+        (f"`{name}`", _describe_setting(field), _show_setting(field), field["description"])
+        for name, field in Deployment.model_json_schema()["properties"].items()
+    ]
+    return _make_table(("option", "takes", "default", "what it does"), rows)
+
+
+def _describe_setting(field: dict[str, Any]) -> str:
+    return "list" if field.get("type") == "array" else _describe_kind(field)
+
+
+def _show_setting(field: dict[str, Any]) -> str:
+    default = field.get("default")
+    return f"`{', '.join(default)}`" if isinstance(default, list) and default else _show_default(field)
+
+
+def replace_table(path: Path, name: str, lines: list[str]) -> str:
+    """Return a document with the lines between its two marks of that name replaced."""
+    begin, end = f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->"
+    before, _, rest = path.read_text().partition(begin)
+    return "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{rest.partition(end)[2]}"])
 
 
 def _list_keys(model: type[BaseModel], hidden: set[str]) -> Iterator[tuple[str, ...]]:
@@ -198,7 +266,16 @@ def _make_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[
 
 def main() -> int:
     """Write the documents; with --check, compare them instead. Return 1 if one is stale."""
-    documents = {DOCS / "params.md": write_params(), DOCS / "mapping.md": write_mapping()}
+    documents = {
+        DOCS / "params.md": write_params(),
+        DOCS / "mapping.md": write_mapping(),
+        DOCS / "ownership.md": write_ownership(NOTICE.format(source="tests/protocol")),
+    }
+    for path, name, lines in (
+        (DOCS / "deployment.md", "settings", write_settings()),
+        (DOCS.parent / "SECURITY.md", "attacks", write_table()),
+    ):
+        documents[path] = replace_table(path, name, lines)
     stale = [path for path, text in documents.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:

@@ -36,7 +36,15 @@ for name in [name for name in os.environ if name.startswith("AWS_") and name != 
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ.pop("ACCESSION_BUCKET", None)
+# A test is a deployment, too: it says what its runs may do. Its environments are called t<digits>, see make_library.
+for name in [name for name in os.environ if name.startswith("ACCESSION_")]:
+    del os.environ[name]
+DEPLOYMENT = {
+    "ACCESSION_ALLOWED_SOURCES": tempfile.gettempdir(),
+    "ACCESSION_ALLOWED_BUCKETS": "accession-*",
+    "ACCESSION_ENVIRONMENTS_WITHOUT_APPROVAL": "local, t*",
+}
+os.environ.update(DEPLOYMENT)
 
 # `quick` is for the minute before a commit, `thorough` for CI and the long suites: HYPOTHESIS_PROFILE=thorough, or
 # pytest --hypothesis-profile=thorough. Neither has a deadline, since two cores are shared with MiniStack and a slow
@@ -127,9 +135,13 @@ class Library:
 @pytest.fixture(scope="session")
 def aws() -> Iterator[LocalAws]:
     """MiniStack on a free port, with `os.environ` pointing boto3 at it."""
+    from botocore.loaders import create_loader
+
     from accession.cli.ministack import start_ministack
 
     with start_ministack() as ministack, pytest.MonkeyPatch.context() as patch:
+        # Airflow's hooks open a session for each client, and each would parse botocore's models again, in 0.3 s.
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
         for key, value in ministack.environ.items():
             patch.setenv(key, value)
         yield LocalAws(ministack.endpoint, ministack.region, ministack.pid)

@@ -1,7 +1,8 @@
 """The steps of a run, driven as the tasks of the DAG drive them, without Airflow."""
 
+import asyncio
+import time
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +22,44 @@ from accession.artifacts import (
     open_id_map,
 )
 from accession.artifacts.id_map import COLUMNS
+from accession.aws import REQUEST_TIMEOUT_SECONDS
+from accession.conf import check_params
 from accession.dynamodb import DynamoDB, client_config
+from accession.host import Host
 from accession.items import TypedItem
 from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.params import MigrateParams, check_params
+from accession.params import MigrateParams
 from accession.run import Outcome, Run, refuse_plan
+from accession.target import LogRecord, append_record, make_seal
 from conftest import Library
 
 BY = "the tests"
+IMPATIENT = Host(sleep=lambda _: None)  # nobody waits for other writers: none is alive in a test
+
+
+async def hurry(seconds: float) -> None:
+    """Wait, but not for a request that may still be in flight: a test knows when it has ended."""
+    await asyncio.sleep(seconds if seconds < REQUEST_TIMEOUT_SECONDS else 0.01)
+
+
+HASTE = 10.0
+
+
+def open_hasty(client: Any, **options: Any) -> DynamoDB:
+    """Return a connection for which time passes ten times as fast, so that nobody waits long after a throttle."""
+
+    async def sleep(seconds: float) -> None:
+        await hurry(seconds / HASTE if seconds < REQUEST_TIMEOUT_SECONDS else seconds)
+
+    return DynamoDB(client, **{"clock": lambda: HASTE * time.monotonic(), "sleep": sleep} | options)
+
+
+def seal_target(store: Store, reason: str, by: str) -> LogRecord:
+    """Seal a target by a record of its own, as version 0.1.0 did."""
+    seal = make_seal(store, reason, by)
+    return append_record(
+        store, action="seal", by=by, status="sealed", note=reason, change=lambda state: {"sealed": seal}
+    )
 
 
 class Driver:
@@ -44,7 +75,7 @@ class Driver:
         self.mapping = mapping or load_mapping(MAPPINGS / "book_library.yaml")
         given = {"environment": library.environment, "bucket": library.bucket, "source": str(source), **params}
         self.params = check_params(MigrateParams, given)
-        self.store = Store(library.aws.client("s3"), library.bucket, self.mapping.name, library.environment)
+        self.store = Store(library.aws.client("s3"), library.bucket, self.mapping.name, library.environment, IMPATIENT)
         self.client = client or library.aws.client("dynamodb", config=client_config())
         self.run_name = ""
         self.epoch: int | None = None
@@ -55,9 +86,8 @@ class Driver:
         return self.load_run(self.run_name)
 
     def load_run(self, name: str) -> Run:
-        """A run by its name. Nobody waits for other writers: none is alive in a test."""
-        run = Run.load(self.store, self.mapping, name, self.connect())
-        return replace(run, sleep=lambda _: None)
+        """A run by its name."""
+        return Run.load(self.store, self.mapping, name, self.connect())
 
     @property
     def manifest(self) -> Manifest:
@@ -66,11 +96,11 @@ class Driver:
 
     def connect(self, epoch: int | None = None) -> DynamoDB:
         """DynamoDB, as every task opens it anew; with an epoch, for writing under the fence."""
-        return DynamoDB(self.client) if epoch is None else self.steps.connect_writer(epoch)
+        return DynamoDB(self.client, sleep=hurry) if epoch is None else self.steps.connect_writer(epoch, cap=None)
 
     def preflight(self) -> None:
         """Check everything that can be known before."""
-        Run.preflight(self.store, self.mapping, self.params, self.connect(), self.source, BY)
+        Run.preflight(self.store, self.mapping, self.params, self.connect(), self.source)
 
     def start(self) -> Manifest:
         """Back the source up and name the run."""
@@ -128,7 +158,11 @@ class Driver:
 
     def end(self, **changes: Any) -> Report:
         """End the run, as verified unless told otherwise."""
-        outcome = Outcome(**{"is_verified": self.epoch is not None, "epoch": self.epoch} | changes)
+        found: dict[str, Any] = {"is_verified": self.epoch is not None, "epoch": self.epoch}
+        if self.source.exists():
+            has_changed = self.steps.find_drift(self.source).changed
+            found["source_at_end"] = "changed" if has_changed else "unchanged"
+        outcome = Outcome(**found | changes)
         return self.steps.report(outcome)
 
     def run(self) -> Report:
@@ -167,7 +201,7 @@ class Driver:
 
     def items(self, name: str) -> dict[Any, TypedItem]:
         """Old key → item, for every item of the entity's table that the run's ID map knows."""
-        found = {item[self.mapping.entities[name].target.key]["S"]: item for item in self.scan(name)}
+        found = {item[self.mapping.entities[name].target.keys[0]]["S"]: item for item in self.scan(name)}
         return {entry.old_key: found[entry.new_id] for entry in self.id_map(name) if entry.new_id in found}
 
     def id_map(self, name: str) -> list[Entry]:

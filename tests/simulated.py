@@ -17,9 +17,12 @@ from botocore.exceptions import ConnectionClosedError
 
 from accession.dynamodb import DynamoDB
 from accession.dynamodb.connection import Answer
+from accession.items import KeySchema, Table
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
+
+SOME = Table("Some", KeySchema(("id",)))
 
 
 class _Selector(selectors.SelectSelector):
@@ -80,7 +83,8 @@ class SimulatedRunner:
 class SimulatedTransport:
     """A DynamoDB of one table, as seen through its transport: slow, and failing in `faults` of all requests.
 
-    `trace` holds the time, the operation and a checksum of each request; `items` what was written.
+    `trace` holds the time, the operation and a checksum of each request; `items` what was written. `applied` is called
+    with the operation of each request that was applied, before its answer is sent or lost.
     """
 
     def __init__(self, loop: SimulatedLoop, seed: int, *, faults: float = 0.0, connect_seconds: float = 0.01) -> None:
@@ -89,6 +93,7 @@ class SimulatedTransport:
         self.trace: list[tuple[float, str, int]] = []
         self.items: dict[str, Any] = {}
         self.active = self.most_active = 0
+        self.applied: Callable[[str], None] = lambda _: None
 
     async def lease(self) -> object:
         await asyncio.sleep(self._random.random() * self._connect_seconds)
@@ -100,6 +105,9 @@ class SimulatedTransport:
     def is_ready(self, connection: object) -> bool:
         return True
 
+    async def renew_credentials(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 
@@ -108,28 +116,45 @@ class SimulatedTransport:
         answer = self._loop.create_future()
         self.active += 1
         self.most_active = max(self.most_active, self.active)
-        self._loop.call_later(0.005 + 0.01 * self._random.random(), self._answer, answer, body)
+        self._loop.call_later(0.005 + 0.01 * self._random.random(), self._answer, answer, operation, body)
         return answer
 
-    def _answer(self, answer: "asyncio.Future[Answer]", body: bytes) -> None:
+    def _answer(self, answer: "asyncio.Future[Answer]", operation: str, body: bytes) -> None:
         self.active -= 1
         if answer.done():
             return
         point = self._random.random() / self._faults if self._faults else 1.0
-        if point < 0.3:
+        if point < 0.15:
             answer.set_exception(ConnectionClosedError(endpoint_url="simulated"))
             return
-        if point < 0.6:
+        if 0.3 <= point < 0.6:
             answer.set_result(Answer(400, b'{"__type":"ThrottlingException"}', True))
             return
-        ((table, requests),) = orjson.loads(body)["RequestItems"].items()
-        taken = len(requests) - 1 if point < 1.0 else len(requests)
+        result = self._apply(operation, orjson.loads(body), leaves_one=0.6 <= point < 1.0)
+        self.applied(operation)
+        if point < 0.3:
+            answer.set_exception(ConnectionClosedError(endpoint_url="simulated"))
+        else:
+            answer.set_result(Answer(400 if "__type" in result else 200, orjson.dumps(result), True))
+
+    def _apply(self, operation: str, body: dict[str, Any], *, leaves_one: bool) -> dict[str, Any]:
+        if operation == "PutItem":
+            key = body["Item"]["id"]["S"]
+            if key in self.items:
+                return {"__type": "ConditionalCheckFailedException"}
+            self.items[key] = body["Item"]
+            return {"ConsumedCapacity": {"TableName": body["TableName"], "CapacityUnits": 1.0}}
+        ((table, requests),) = body["RequestItems"].items()
+        if operation == "BatchGetItem":
+            keys = [key["id"]["S"] for key in requests["Keys"]]
+            return {"Responses": {table: [self.items[key] for key in keys if key in self.items]}}
+        taken = len(requests) - 1 if leaves_one else len(requests)
         for request in requests[:taken]:
             item = request["PutRequest"]["Item"]
             self.items[item["id"]["S"]] = item
         left = {table: requests[taken:]} if requests[taken:] else {}
         capacity = [{"TableName": table, "CapacityUnits": float(taken)}]
-        answer.set_result(Answer(200, orjson.dumps({"UnprocessedItems": left, "ConsumedCapacity": capacity}), True))
+        return {"UnprocessedItems": left, "ConsumedCapacity": capacity}
 
 
 def open_simulated(transport: SimulatedTransport, loop: SimulatedLoop, seed: int = 1, **options: Any) -> DynamoDB:
@@ -143,7 +168,7 @@ def open_simulated(transport: SimulatedTransport, loop: SimulatedLoop, seed: int
         client,
         clock=loop.time,
         jitter=random.Random(seed).random,
-        runner=SimulatedRunner(loop),
+        make_runner=lambda: SimulatedRunner(loop),
         open_transport=open_transport,
         **options,
     )

@@ -1,2 +1,1 @@
-"""Moves a SQLite application database into DynamoDB: exact, safe to repeat, proved, reversible. Knows nothing of
-Airflow."""
+"""Move a SQLite application database into DynamoDB: exactly, repeatably, with proof and undo. Without Airflow."""

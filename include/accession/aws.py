@@ -1,4 +1,4 @@
-"""Settings and errors that all AWS clients of ours share.
+"""Settings and errors that all our AWS clients share.
 
 Any AWS call can fail in one of these ways: there are no credentials, they do not work, there is no region, no such
 profile, access is denied, nothing answers. They are explained here, in one wording.
@@ -22,7 +22,14 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from accession.errors import AccessError, AccessionError, ParamsError, PermanentError, TransientError
+from accession.errors import (
+    AccessError,
+    AccessionError,
+    CredentialsError,
+    ParamsError,
+    PermanentError,
+    TransientError,
+)
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 15
@@ -40,10 +47,11 @@ DENIED_CODES = {
     "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "OptInRequired",
     "SubscriptionRequiredException",
 }  # fmt: skip
-CREDENTIALS_CODES = {
-    "ExpiredToken", "ExpiredTokenException", "IncompleteSignatureException", "InvalidAccessKeyId",
-    "InvalidClientTokenId", "InvalidSignatureException", "InvalidToken", "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException", "SignatureDoesNotMatch", "UnrecognizedClientException",
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException"}
+CREDENTIALS_CODES = EXPIRED_CODES | {
+    "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSignatureException",
+    "InvalidToken", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
 }  # fmt: skip
 
 
@@ -61,7 +69,7 @@ def check_endpoints() -> None:
 
 
 def explain_code(code: str, request: str, message: str = "") -> AccessError | None:
-    """Explain an error code that any AWS service may answer with. Returns None for all other codes.
+    """Return an error that explains a code which any AWS service may answer with; None for all other codes.
 
     `request` names the action and its object: "s3:PutObject on s3://bucket/key". `message` is AWS's own; leave it out
     if it may quote an item.
@@ -72,21 +80,21 @@ def explain_code(code: str, request: str, message: str = "") -> AccessError | No
             f"AWS denied {request} ({code}): allow that action for the role in use, or use another role.{quote}"
         )
     if code in CREDENTIALS_CODES:
-        return AccessError(
+        return CredentialsError(
             f"AWS does not accept the credentials for {request} ({code}): log in again, or use others.{quote}"
         )
     return None
 
 
 def explain_failure(error: BaseException, request: str) -> AccessionError | None:
-    """Explain an error of botocore that any AWS call may raise. Returns None for all other errors."""
+    """Return an error that explains one of botocore which any AWS call may raise; None for all other errors."""
     if isinstance(error, NoCredentialsError):
-        return AccessError(
+        return CredentialsError(
             f"There are no AWS credentials for {request}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or Airflow's connection aws_default, or attach a role."
         )
     if isinstance(error, NO_CREDENTIALS):
-        return AccessError(
+        return CredentialsError(
             f"The AWS credentials for {request} do not work ({type(error).__name__}): log in again, or use others."
         )
     if isinstance(error, NoRegionError):

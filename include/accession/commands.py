@@ -2,7 +2,7 @@
 
 import json
 
-from accession.approval import needs_approval
+from accession.approval import stops_make
 
 HOME_LIBRARY = "book_library"  # the mapping of make commands without MAPPING
 
@@ -19,7 +19,7 @@ def _show_mapping(mapping: str) -> str:
 
 def show_rollback(environment: str, run: str, mapping: str = HOME_LIBRARY, **conf: bool | str) -> str:
     """Return the command that undoes `run`. It asks for no approval, because make has no UI in which to approve."""
-    if needs_approval(environment):
+    if stops_make(environment):
         conf["approval"] = "never"
     given = f" CONF='{json.dumps(conf)}'" if conf else ""
     return f"make rollback{_show_mapping(mapping)} RUN={run} ENVIRONMENT={environment}{given}"

@@ -3,10 +3,12 @@
     AccessionError
     ├── PermanentError        the same call fails again: never retried
     │   ├── ParamsError       a param of the run is unknown or out of bounds
+    │   ├── ConfigurationError  a setting of the deployment is wrong
     │   ├── MappingError      the mapping file is wrong: file, entity, field
     │   ├── SourceError       the SQLite file cannot be read, or does not match the mapping
     │   ├── TargetError       a DynamoDB table or index is missing, or has other keys than the mapping says
-    │   ├── AccessError       there are no credentials, or a permission is missing (the message names it)
+    │   ├── AccessError       AWS refuses a request: a permission is missing (the message names it)
+    │   │   └── CredentialsError  there are no credentials, or none that work: log in again, then resume
     │   ├── StoreError        the bucket is missing or ignores conditional writes, or an artifact is damaged
     │   │   └── NotFoundError the run or target that was asked for does not exist
     │   ├── RefusedError      a policy or the state of the target forbids it
@@ -31,6 +33,10 @@ class ParamsError(PermanentError):
     """A param of the run is unknown or out of bounds."""
 
 
+class ConfigurationError(PermanentError):
+    """A setting of the deployment is wrong. The message names the option."""
+
+
 class MappingError(PermanentError):
     """The mapping file is wrong. The message names file, entity and field."""
 
@@ -44,7 +50,11 @@ class TargetError(PermanentError):
 
 
 class AccessError(PermanentError):
-    """There are no credentials, or a permission is missing."""
+    """AWS refuses a request: a permission is missing, or the credentials are."""
+
+
+class CredentialsError(AccessError):
+    """There are no credentials, or they do not work any more. With others, a run can be resumed where it stopped."""
 
 
 class StoreError(PermanentError):

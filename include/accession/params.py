@@ -3,22 +3,14 @@
 The trigger form, the documentation's table and the check before a run are made from these models.
 """
 
-import logging
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from accession.errors import ParamsError
-from accession.validation import explain_faults
+from accession.names import BUCKET, BUCKET_WORDS, ENVIRONMENT, ENVIRONMENT_WORDS, RUN, RUN_WORDS
 
-logger = logging.getLogger(__name__)
-
-ENVIRONMENT = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
-RUN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
-RUN_NAME = "the name of a run, such as 20260105T120000Z-0123abcd"
 STAGED = ("existing_items", "deletes", "max_rejects", "rows_per_part")  # a resume cannot change these any more
 DEFAULT_ENVIRONMENT = os.environ.get("ACCESSION_ENVIRONMENT") or "local"
 
@@ -33,9 +25,9 @@ Environment = Annotated[
     Field(
         pattern=ENVIRONMENT,
         title="Environment",
-        description="Replaces `{environment}` in the names of the tables. Scheduled runs use Airflow's environment "
-        "variable `ACCESSION_ENVIRONMENT`, or `local` if it is not set.",
-        json_schema_extra=TARGET | {"allowed": "1 to 64 letters, digits, _ and -, with a letter or digit first"},
+        description="Replaces `{environment}` in the names of the tables. Runs that name none use the deployment's "
+        "setting `environment`, or `local` if it is not set.",
+        json_schema_extra=TARGET | {"allowed": ENVIRONMENT_WORDS},
     ),
 ]
 Bucket = Annotated[
@@ -44,34 +36,77 @@ Bucket = Annotated[
         pattern=BUCKET,
         title="Artifacts bucket",
         description="S3 bucket for backups, change sets and reports, as printed by `make deploy`. If empty, the "
-        "workers' environment variable `ACCESSION_BUCKET` names it.",
-        json_schema_extra=TARGET | {"allowed": "the name of a bucket: 3 to 63 lower-case letters, digits, dots and -"},
+        "setting `bucket` of the deployment names it, which also says what other buckets are allowed.",
+        json_schema_extra=TARGET | {"allowed": BUCKET_WORDS},
     ),
 ]
 Approval = Annotated[
     Literal["auto", "always", "never"],
     Field(
         title="Ask a person",
-        description="`auto` asks about runs that a person triggered outside the environments local and dev. `always` "
-        "asks about every run, `never` about none.",
+        description="`auto` asks about every run that a schedule did not start, outside the environments that the "
+        "deployment exempts (`local`). `always` asks there too. `never` is refused where the deployment asks.",
+        json_schema_extra=POLICIES,
+    ),
+]
+ApprovalHours = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=720,
+        title="Hours to wait for an answer",
+        description="If nobody has answered by then, the run is rejected and writes nothing. If empty, as the "
+        "deployment says: 24 hours, unless `approval_hours` is set.",
         json_schema_extra=POLICIES,
     ),
 ]
 
+Cap = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=10**9,
+        title="Write units per second",
+        description="Upper bound for the whole run, shared by its tasks. If empty, the run writes as fast as the "
+        "tables accept.",
+        json_schema_extra=SPEED,
+    ),
+]
 
-class _Params(BaseModel):
+ReadCap = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=10**9,
+        title="Read units per second",
+        description="Upper bound for the reads that prove the tables, shared by the tasks of verify, and for all reads "
+        "of an undo. A scan reads pages of up to 256 units. If empty, the tables are read as fast as they answer.",
+        json_schema_extra=SPEED,
+    ),
+]
+
+
+class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     old_names: ClassVar[dict[str, str]] = {}  # old name → name; accepted with a warning until version 0.3
 
 
-class MigrateParams(_Params):
+class MigrateParams(Params):
     """Params of `migrate_<mapping>`."""
 
     source: str | None = Field(
         None,
         title="SQLite file",
         description="Path on the workers, or `s3://bucket/key`. The file is read, never written. If empty, the "
-        "workers' environment variable `ACCESSION_SOURCE` names it.",
+        "setting `source` of the deployment names it, which also says what other sources are allowed. The -wal and "
+        "-journal beside it belong to it, on S3 too.",
+        json_schema_extra=SOURCE,
+    )
+    source_is_checkpointed: bool = Field(
+        False,
+        title="The source on S3 needs no -wal",
+        description="A source on S3 that is in WAL mode and has no -wal beside it is refused, since its newest rows "
+        "may be missing. Set this if the application had closed the database before it was copied.",
         json_schema_extra=SOURCE,
     )
     environment: Environment = DEFAULT_ENVIRONMENT
@@ -83,6 +118,7 @@ class MigrateParams(_Params):
         json_schema_extra=POLICIES,
     )
     approval: Approval = "auto"
+    approval_hours: ApprovalHours = None
     on_failure: Literal["rollback", "keep"] = Field(
         "rollback",
         title="If a write or the verification fails",
@@ -123,24 +159,18 @@ class MigrateParams(_Params):
         ge=100,
         le=1_000_000,
         title="Rows per part",
-        description="A part is what one task writes and what a retry repeats. Raised automatically to keep an entity "
-        "within 1,000 parts.",
+        description="A part is what one task writes and what a retry repeats. Large items make a part end earlier, at "
+        "64 MB of uncompressed lines. Both bounds are raised automatically to keep an entity within 1,000 parts.",
         json_schema_extra=SPEED,
     )
-    write_units_per_second: int | None = Field(
-        None,
-        ge=1,
-        le=10**9,
-        title="Write units per second",
-        description="Upper bound for the whole run, shared by its tasks. If empty, the run writes as fast as the "
-        "tables accept.",
-        json_schema_extra=SPEED,
-    )
+    write_units_per_second: Cap = None
+    read_units_per_second: ReadCap = None
     app_url: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
         title="Application's URL",
-        description="Requested with GET after all writes; the status must be below 400.",
+        description="Requested with GET after all writes; the status must be below 400. Redirects are not followed. "
+        "The deployment says which URLs are allowed; by default, none is.",
         json_schema_extra=TARGET | {"allowed": "a URL that begins with http:// or https://"},
     )
     resume: str | None = Field(
@@ -148,7 +178,7 @@ class MigrateParams(_Params):
         pattern=RUN,
         title="Resume a run",
         description="The interrupted run that left the target open. It continues with its own change set.",
-        json_schema_extra=OPERATE | {"allowed": RUN_NAME},
+        json_schema_extra=OPERATE | {"allowed": RUN_WORDS},
     )
     seal: str | None = Field(
         None,
@@ -157,6 +187,13 @@ class MigrateParams(_Params):
         title="Seal (reason)",
         description="Cutover: the run proves every item, changed or not. If it ends verified, the target belongs to "
         "the application, and later runs refuse to write until one of them unseals it.",
+        json_schema_extra=OPERATE,
+    )
+    accept_drift: bool = Field(
+        False,
+        title="Seal over changes",
+        description="A target with items that somebody else changed or deleted since they were migrated, or that are "
+        "held back, is not sealed. With this, it is handed over as it is.",
         json_schema_extra=OPERATE,
     )
     unseal: str | None = Field(
@@ -189,7 +226,7 @@ class MigrateParams(_Params):
         return self
 
 
-class RollbackParams(_Params):
+class RollbackParams(Params):
     """Params of `rollback_<mapping>`."""
 
     old_names: ClassVar[dict[str, str]] = {"target": "undo_tables", "restore_source": "restore_to"}
@@ -200,7 +237,7 @@ class RollbackParams(_Params):
         title="Run",
         description="The run to undo, as its report names it: the last one committed, or the one that left the target "
         "open.",
-        json_schema_extra=TARGET | {"allowed": RUN_NAME},
+        json_schema_extra=TARGET | {"allowed": RUN_WORDS},
     )
     environment: Environment = DEFAULT_ENVIRONMENT
     bucket: Bucket = None
@@ -213,8 +250,9 @@ class RollbackParams(_Params):
     restore_to: str | None = Field(
         None,
         title="Restore the backup to",
-        description="Path or `s3://bucket/key` for the run's backup of the SQLite file. A file that is already there "
-        "is moved aside. If empty, nothing is restored.",
+        description="Path or `s3://bucket/key` for the run's backup of the SQLite file: the source of the run, or "
+        "another place that the deployment allows. A database that is already there is moved aside; any other file is "
+        "refused. If empty, nothing is restored.",
         json_schema_extra=SOURCE,
     )
     accept_conflicts: bool = Field(
@@ -223,42 +261,7 @@ class RollbackParams(_Params):
         description="Close the target even if the application changed items since the run. They stay as they are.",
         json_schema_extra=POLICIES,
     )
+    write_units_per_second: Cap = None
+    read_units_per_second: ReadCap = None
     approval: Approval = "auto"
-
-
-P = TypeVar("P", bound=_Params)
-
-
-def check_params(model: type[P], given: Mapping[str, Any]) -> P:
-    """Validate the params of a run. Old names are accepted. Raises ParamsError that names the param."""
-    try:
-        return model.model_validate(rename_old(model, given))
-    except ValidationError as error:
-        faults = explain_faults(error, model, "param")
-        raise ParamsError(f"{'; '.join(faults)}.") from None
-
-
-def rename_old(model: type[_Params], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the params by their names of today, and log a warning for each old name.
-
-    Raises ParamsError if a param is given by both of its names.
-    """
-    renamed = dict(given)
-    for old, name in model.old_names.items():
-        if old not in renamed:
-            continue
-        if name in renamed:
-            raise ParamsError(f"Params {old} and {name} are the same: give {name} alone.")
-        renamed[name] = renamed.pop(old)
-        logger.warning("Param %s is now %s; use the new name, as the old one ends with version 0.3.", old, name)
-    return renamed
-
-
-def drop_defaults(model: type[_Params], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the params that differ from their defaults.
-
-    Airflow hands over the defaults of all params together with what was typed. Without them an old name is not taken
-    for a second value of the param it stands for.
-    """
-    fields = model.model_fields
-    return {name: value for name, value in given.items() if name not in fields or value != fields[name].default}
+    approval_hours: ApprovalHours = None

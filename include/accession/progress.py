@@ -1,7 +1,6 @@
 """Log the progress of long work: how much is done, at what rate, and the time left; a line every few seconds."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """Count the work done, and log it. Threads may share a counter. `note` returns text to append to each line."""
+    """Count the work done, and log it. `note` returns text to append to each line."""
 
     def __init__(
         self,
@@ -22,7 +21,6 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._title, self._total, self._unit, self._note, self._clock = title, total, unit, note, clock
-        self._lock = threading.Lock()
         self._started = clock()
         self._next = self._started + EVERY_SECONDS
         self.done = 0
@@ -32,10 +30,7 @@ class Progress:
         self.done += number
         # Read the clock for every hundredth row only: reading it costs more than a row.
         if (number > 1 or self.done % 100 == 0) and self._clock() >= self._next:
-            with self._lock:
-                if self._clock() < self._next:
-                    return
-                self._next = self._clock() + EVERY_SECONDS
+            self._next = self._clock() + EVERY_SECONDS
             rate = self.done / max(self._clock() - self._started, 1e-9)
             left = max(self._total - self.done, 0) / max(rate, 1e-9)
             logger.info(

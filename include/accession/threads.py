@@ -12,8 +12,9 @@ R = TypeVar("R")
 def run_all(calls: Iterable[T], function: Callable[[T], R], in_flight: int) -> Generator[tuple[T, R], None, None]:
     """Yield each call with its result, in the order in which they end, with up to `in_flight` of them at once.
 
-    `calls` is read in the caller's own thread, at most twice `in_flight` ahead. After the first error no further call
-    begins; it is raised when the calls in flight have ended. If the caller stops early, the calls end the same way.
+    `calls` is read in the caller's own thread, at most twice `in_flight` ahead. After the first error, no further call
+    begins. The error is raised when the calls in flight have ended. If the caller stops early, the calls end the same
+    way.
     """
     inbox: SimpleQueue[tuple[T] | None] = SimpleQueue()
     outbox: SimpleQueue[tuple[T, R] | BaseException] = SimpleQueue()

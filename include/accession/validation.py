@@ -1,4 +1,4 @@
-"""Models of what people write, mapping files and params, and the words for what is wrong with it.
+"""Models of what people write (mapping files and params), and the wording of errors in it.
 
 Pydantic finds the faults; `explain_faults` says each as a sentence: where, what is wrong, what is allowed there.
 """
@@ -9,9 +9,13 @@ from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+
+# Tags of the types of a field that takes several: Annotated[str, Tag(TEXT)] | Annotated[Block, Tag(BLOCK)], told apart
+# by Discriminator(tell_kind). They are in pydantic's paths, and never in a message.
+TEXT, LIST, BLOCK = "(text)", "(list)", "(block)"
 
 
 class StrictModel(BaseModel):
@@ -26,6 +30,11 @@ class StrictModel(BaseModel):
     def list_keys(cls) -> tuple[str, ...]:
         """Return the keys that a person may write. Fields that the code fills in are marked `exclude`."""
         return tuple(name for name, field in cls.model_fields.items() if not field.exclude)
+
+
+def tell_kind(value: object) -> str:
+    """Return the tag of a value that may be text, a list or a block: what a field with several types is told by."""
+    return LIST if isinstance(value, list | tuple) else BLOCK if isinstance(value, Mapping | BaseModel) else TEXT
 
 
 class FieldFault(ValueError):
@@ -65,24 +74,25 @@ def _explain_fault(details: ErrorDetails, model: type[BaseModel], what: str) -> 
         parent = _find_type(model, path[:-1])
         problem = explain_unknown(path[-1], _list_keys(parent), f"there is no such {what}")
     elif path and path[-1] == "[key]":
-        path.pop()
-        problem = _explain_bad_name(path.pop(), details["input"], what)
+        del path[-2:]
+        problem = _explain_bad_name(details["input"], what)
     elif kind == "invalid_key":
-        problem = _explain_bad_name(path.pop(), details["input"], what)
+        path.pop()
+        problem = _explain_bad_name(details["input"], what)
     elif isinstance(cause, FieldFault):
         path.append(cause.name)
         problem = str(cause)
     else:
         problem = _explain_problem(details, model)
-    where = ".".join(str(part) for part in path)
+    where = ".".join(str(part) for part in path if part not in (TEXT, LIST, BLOCK))
     named = where if what == "key" else f"{what.capitalize()} {where}"
     return f"{named}: {problem}" if where else problem
 
 
-def _explain_bad_name(name: object, given: object, what: str) -> str:
+def _explain_bad_name(given: object, what: str) -> str:
     if isinstance(given, str):
-        return f"the {what} {name!r} is empty" if not given else f"the {what} {name!r} is not allowed"
-    return f"the {what} {name} is {_name_type(given)}; put it in quotes"
+        return f"the {what} {given!r} is {'not allowed' if given else 'empty'}"
+    return f"the {what} {given} is {_name_type(given)}; put it in quotes"
 
 
 _BOUNDS = {
@@ -108,6 +118,8 @@ def _explain_problem(details: ErrorDetails, model: type[BaseModel]) -> str:
             return str(context["error"])
         case "missing":
             return "this key is missing"
+        case "string_unicode":
+            return "is not valid Unicode; correct the escapes in it, such as \\ud800"
         case "literal_error" | "enum":
             return f"must be {str(context['expected']).replace(chr(39), '')}"
         case "string_pattern_mismatch":
@@ -153,6 +165,8 @@ def _name_type(value: object) -> str:
             return "a number"
         case str():
             return "text"
+        case bytes():
+            return "binary"
         case list() | tuple():
             return "a list"
         case Mapping():
@@ -168,16 +182,29 @@ def _list_keys(model: type | None) -> tuple[str, ...]:
 
 
 def _find_field(model: type[BaseModel], path: Iterable[int | str]) -> FieldInfo | None:
-    """Return the field at the end of a path, None if the path ends inside one."""
+    """Return the field at the end of a path, or what it says of its entries if the path ends with a number."""
     *way, name = path
+    if isinstance(name, int) and (field := _find_field(model, way)):
+        return next((found for found in _list_metadata(field) if isinstance(found, FieldInfo)), None)
     parent = _find_type(model, way)
     return parent.model_fields.get(str(name)) if parent and issubclass(parent, BaseModel) else None
+
+
+def _list_metadata(field: FieldInfo) -> tuple[Any, ...]:
+    """Return what annotates the entries of a list."""
+    entry = next(iter(get_args(field.annotation)), None)
+    return get_args(entry)[1:] if get_origin(entry) is Annotated else ()
 
 
 def _find_type(model: type[BaseModel], path: Iterable[int | str]) -> type | None:
     """Return the type at the end of a path through fields, dictionaries and lists; None if there is none."""
     found: Any = model
     for part in path:
+        if part in (TEXT, LIST, BLOCK):
+            found = _unwrap(next(one for one in get_args(found) if Tag(str(part)) in get_args(one)[1:]))
+            continue
+        if get_origin(found) in (Union, UnionType):
+            return None
         origin = get_origin(found)
         if isinstance(found, type) and issubclass(found, BaseModel):
             field = found.model_fields.get(str(part))
@@ -196,6 +223,6 @@ def _unwrap(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return _unwrap(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        first = next(one for one in get_args(annotation) if one is not type(None))
-        return _unwrap(first)
+        members = [one for one in get_args(annotation) if one is not type(None)]
+        return _unwrap(members[0]) if len(members) == 1 else annotation
     return annotation

@@ -1,15 +1,15 @@
 """The targets that the audit pages may show. Every address is checked against the mappings and Airflow's runs.
 
-A part of an address reaches S3 only after this check: the mapping is one of ours, the bucket is one that this
-deployment or a run of the DAG names, and the rest match their patterns.
+A part of an address reaches S3 only after this check: the mapping is one of ours, the rest match their patterns, and
+the bucket is one that the deployment allows. An API server without settings takes the buckets that tasks have used,
+since the workers allowed them. A bucket that a run was only asked to use does not count.
 """
 
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 from airflow.models.dagrun import DagRun
@@ -20,10 +20,12 @@ from sqlalchemy import select
 
 from accession.artifacts import Store, list_environments
 from accession.errors import AccessError, NotFoundError, StoreError, TransientError
-from accession.mapping import Mapping, load_mappings
-from accession.params import BUCKET, ENVIRONMENT, RUN, MigrateParams
+from accession.mapping import Mapping
+from accession.names import BUCKET, ENVIRONMENT, RUN
+from accession.permissions import allows_bucket, list_buckets
 from accession_airflow.aws import connect_s3
-from accession_airflow.job import BUCKET_VARIABLE
+from accession_airflow.mappings import index_mappings
+from accession_airflow.settings import read_deployment
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +52,13 @@ def find_target(
 ) -> AuditTarget:
     """Return the target of an address. Raises NotFoundError if it may not be shown."""
     mapping = index_mappings().get(dag_id)
-    if mapping is None or bucket not in _find_buckets(mapping):
+    if mapping is None or not _allows(mapping, bucket):
         raise NotFoundError(f"There is no target {dag_id} in bucket {bucket}: see the list of targets.")
     return AuditTarget(dag_id, mapping, _make_store(bucket, mapping.name, environment, _count_period()))
 
 
 AuditTargetDep = Annotated[AuditTarget, Depends(find_target)]
 RunName = Annotated[str, Path(pattern=RUN)]
-
-
-@cache
-def index_mappings() -> dict[str, Mapping]:
-    """Return the mappings by the ids of their migration DAGs."""
-    return {f"migrate_{mapping.name}": mapping for mapping in load_mappings()}
 
 
 def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
@@ -79,26 +75,49 @@ def list_targets(mapping: Mapping) -> Iterator[tuple[str, str]]:
 
 def find_address(mapping: Mapping, dag_id: str, run_id: str) -> list[str] | None:
     """Return the address of the run that a run of Airflow made or undid; None if it made none yet. Unchecked."""
+    deployment = read_deployment()
     with create_session() as session:
         conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
-        query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids="backup", key="run")
-        found = session.scalars(query).first()
-        run = conf.get("run") or conf.get("resume") if found is None else XComModel.deserialize_value(found)
+
+        def find(key: str) -> Any:
+            query = XComModel.get_many(run_id=run_id, dag_ids=dag_id, task_ids=("backup", "check"), key=key)
+            found = session.scalars(query).first()
+            return None if found is None else XComModel.deserialize_value(found)
+
+        run, target = find("run") or conf.get("run") or conf.get("resume"), find("target") or {}
     if not run:
         return None
-    environment = conf.get("environment") or MigrateParams().environment
-    bucket = conf.get("bucket") or os.environ.get(BUCKET_VARIABLE) or ""
+    environment = target.get("environment") or conf.get("environment") or deployment.environment
+    bucket = target.get("bucket") or conf.get("bucket") or deployment.bucket or ""
     return [f"migrate_{mapping.name}", bucket, environment, run]
 
 
+def _allows(mapping: Mapping, bucket: str) -> bool:
+    deployment = read_deployment()
+    if deployment.bucket or deployment.allowed_buckets:
+        return allows_bucket(deployment, bucket)
+    return bucket in _find_used(mapping)
+
+
 def _find_buckets(mapping: Mapping) -> list[str]:
-    """Return the buckets that may be read: this deployment's own, and those named by runs of the DAGs."""
+    """Return the buckets that may be read: those that the settings name, and those that tasks have used."""
+    used = [bucket for bucket in _find_used(mapping) if _allows(mapping, bucket)]
+    return list(dict.fromkeys([*list_buckets(read_deployment()), *used]))
+
+
+def _find_used(mapping: Mapping) -> list[str]:
+    """Return the buckets that tasks of the DAGs have used lately. The tasks push them, once a worker allowed them."""
     dags = (f"migrate_{mapping.name}", f"rollback_{mapping.name}")
-    query = select(DagRun.conf).where(DagRun.dag_id.in_(dags)).order_by(DagRun.id.desc()).limit(500)
+    query = (
+        select(XComModel)
+        .where(XComModel.dag_id.in_(dags), XComModel.task_id.in_(("backup", "check")), XComModel.key == "target")
+        .order_by(XComModel.dag_run_id.desc())
+        .limit(500)
+    )
     with create_session() as session:
-        given = [conf.get("bucket") for conf in session.scalars(query) if isinstance(conf, dict)]
-    known = dict.fromkeys([os.environ.get(BUCKET_VARIABLE), *given])
-    return [bucket for bucket in known if isinstance(bucket, str) and re.fullmatch(BUCKET, bucket)]
+        targets = [XComModel.deserialize_value(found) for found in session.scalars(query)]
+    buckets = [target.get("bucket") for target in targets if isinstance(target, dict)]
+    return [bucket for bucket in dict.fromkeys(buckets) if isinstance(bucket, str) and re.fullmatch(BUCKET, bucket)]
 
 
 def _count_period() -> int:

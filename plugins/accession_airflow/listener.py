@@ -4,6 +4,9 @@ from typing import Any
 
 from airflow.listeners import hookimpl
 
+NOTE = "accession_note"
+"""The key under which our task `report` leaves the note. Another team may also have a DAG called migrate_…."""
+
 
 @hookimpl
 def on_dag_run_success(dag_run: Any, msg: str) -> None:
@@ -35,7 +38,7 @@ def _set_note(dag_run: Any) -> None:
 def _copy_note(dag_run: Any, session: Any) -> None:
     from airflow.models.xcom import XComModel
 
-    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids="report", key="note")
+    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids="report", key=NOTE)
     found = session.scalars(query).first()
     if found is not None:
         dag_run.note = XComModel.deserialize_value(found)

@@ -4,7 +4,6 @@ Every route asks Airflow whether the user may read the DAG, and shows only a tar
 (audit_target.py).
 """
 
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -19,7 +18,6 @@ from accession.artifacts import RunFolder, run_path
 from accession.audit import (
     FoundEntry,
     ListPage,
-    audit_target,
     count_records,
     find_record,
     find_state,
@@ -42,11 +40,11 @@ from accession_airflow.audit_target import (
     AuditTargetDep,
     RunName,
     find_address,
-    index_mappings,
     list_targets,
 )
 from accession_airflow.html_page import HEADERS, find_root, make_link, show_page
-from accession_airflow.job import BUCKET_VARIABLE
+from accession_airflow.mappings import index_mappings
+from accession_airflow.single_audit import AUDITS
 
 RUNS_A_PAGE = 25
 LINES_A_PAGE = 50
@@ -75,7 +73,7 @@ def show_targets(request: Request, user: GetUserDep) -> Any:
     ]
     if len(found) == 1:
         return RedirectResponse(f"{find_root(request)}/{'/'.join(found[0])}", headers=HEADERS)
-    return show_page(request, "targets.html", targets=found, variable=BUCKET_VARIABLE)
+    return show_page(request, "targets.html", targets=found)
 
 
 def find_run(
@@ -218,11 +216,19 @@ def show_artifacts(request: Request, target: AuditTargetDep, run: RunName, page:
 
 
 def show_verdict(request: Request, target: AuditTargetDep) -> HTMLResponse:
-    """Check the register and every artifact, as `make audit` does. It takes as long as reading them all."""
-    started = time.monotonic()
-    audit = audit_target(target.store)
-    took = show_seconds(time.monotonic() - started)
-    return show_page(request, "audit.html", target=target, audit=audit, text=show_audit(audit), took=took)
+    """Check the register and every artifact, as `make audit` does. It takes as long as reading them all.
+
+    One audit at a time is made in this process, and its result is shown for a minute.
+    """
+    done = AUDITS.make(target.store)
+    if done is None:
+        message = "Another audit is being made. This page asks again by itself."
+        return show_page(
+            request, "message.html", title="An audit is under way", message=message, refresh=REFRESH_SECONDS
+        )
+    return show_page(
+        request, "audit.html", target=target, audit=done.audit, text=show_audit(done.audit), took=done.took, at=done.at
+    )
 
 
 def make_app() -> FastAPI:

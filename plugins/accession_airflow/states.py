@@ -27,6 +27,12 @@ def _find_states(context: Any, prefixes: tuple[str, ...]) -> dict[str, str]:
     return {task: str(state) for task, state in states.get(run_id, {}).items()}
 
 
+def list_errors(context: Any) -> list[dict[str, str]]:
+    """Return message and kind of each error that a task of this run left, in the order of the DAG."""
+    task_ids = [task_id for task_id in context["dag"].task_ids if task_id != "report"]
+    return [error for error in context["ti"].xcom_pull(task_ids=task_ids, key="error") if error]
+
+
 def gather_outcome(job: Job, context: Any, run: Any) -> Any:
     """Return the outcome of the run, as Airflow saw it."""
     from accession.artifacts import Step
@@ -37,8 +43,7 @@ def gather_outcome(job: Job, context: Any, run: Any) -> Any:
         context, ("preflight", "backup", "stage", "plan", "approve", "open_run", *WRITERS, "rollback")
     )
     failed = [task for task, state in states.items() if state in ("failed", "upstream_failed")]
-    task_ids = [task_id for task_id in context["dag"].task_ids if task_id != "report"]
-    errors = [error for error in ti.xcom_pull(task_ids=task_ids, key="error") if error]
+    errors = list_errors(context)
     first = next((task for task in failed if states[task] == "failed"), None)
     failure = errors[0]["message"] if errors and failed else (f"Task {first} failed: see its log." if first else None)
     answer = ti.xcom_pull(task_ids="approve", key="answer") or {}
@@ -54,7 +59,7 @@ def gather_outcome(job: Job, context: Any, run: Any) -> Any:
         by=find_actor(context) if job.params.resume else None,
         epoch=ti.xcom_pull(task_ids="open_run"),
         preflight=Step(name="preflight", **checked) if checked else None,
-        source_changed=bool(drift and drift.changed),
+        source_at_end="unknown" if drift is None else "changed" if drift.changed else "unchanged",
         source_rows_now=drift.rows_now if drift else None,
     )
 

@@ -1,7 +1,8 @@
 """The bench: every contender in its own process, in turn, several rounds; prints tables and verdicts.
 
-    make bench            20 minutes on two cores; writes docs/bench (numbers, tables, charts) and README's table
+    make bench            40 minutes on two cores; writes docs/bench (numbers, tables, charts) and README's table
     make bench QUICK=1    ten minutes: small numbers, prints only
+    bench.py --only large  the rows of 390 KB alone, prints only; --only whole: the whole DAG alone
 
 Exit 1 when a bar is not met.
 """
@@ -18,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from judge import Verdict, judge
+from judge import Verdict, judge, judge_large
 from lab import BENCH_PYTHON, HERE, REPO, Prepared, open_lab
+from large import measure_large
 from sections import (
     OTHERS,
     measure_account,
@@ -38,6 +40,7 @@ from versions import measure_tls
 from whole import SPANS, measure_whole
 
 DOCS = REPO / "docs/bench"
+PARTIAL = REPO / ".local/bench.json"  # what was measured before a section failed
 README = REPO / "README.md"
 BLOCK = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)  # what the bench writes of it
 NAMES = {
@@ -63,6 +66,7 @@ FULL: dict[str, Any] = {
     "cap": (4_000, 60.0),
     "limit": (10_000, 17.0),
     "ministack": dict.fromkeys(OTHERS, 5_000) | {"put_loop": 500},
+    "large": (500, 5_000),
     "whole": (2, 100_000, 1_000_000),
 }
 QUICK: dict[str, Any] = {
@@ -79,6 +83,7 @@ QUICK: dict[str, Any] = {
     "cap": (4_000, 10.0),
     "limit": (4_000, 12.0),
     "ministack": dict.fromkeys(OTHERS, 2_500) | {"put_loop": 200},
+    "large": (200, 600),
     "whole": (1, 10_000, 40_000),
 }
 
@@ -92,6 +97,7 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
         begun = time.monotonic()
         result[name] = measure()
         result["seconds"][name] = round(time.monotonic() - begun, 1)
+        PARTIAL.write_text(json.dumps(result, indent=1) + "\n")
 
     rows, rounds = scale["rows"], scale["rounds"]
     counts = {latency: {**others, "accession": rows} for latency, others in scale["counts"].items()}
@@ -115,6 +121,7 @@ def run(scale: dict[str, Any]) -> dict[str, Any]:
 
         growth = scale["sizes"], scale["growth_rounds"]
         section("growth", lambda: measure_growth(lab, *growth, measure_with_largest))
+        section("large", lambda: measure_large(lab, *scale["large"]))
         section("whole", lambda: measure_whole(lab, *scale["whole"]))
     return result
 
@@ -177,15 +184,33 @@ def show(result: dict[str, Any], verdicts: list[Verdict]) -> str:
         lines.append(f"| {int(rows):,} | {times} | {peaks} |")
     lines += [
         "",
+        *([*_show_large(result["large"]), ""] if result.get("large") else []),
         *_show_whole(result["whole"], result["growth"]),
         "",
-        "**Bars**",
-        "",
-        "| bar | reached | verdict |",
-        "| --- | --- | --- |",
+        *_show_bars(verdicts),
     ]
-    lines += [f"| {v.bar} | {v.reached} | {'met' if v.met else '**not met**'} |" for v in verdicts]
     return "\n".join(lines) + "\n"
+
+
+def _show_bars(verdicts: list[Verdict]) -> list[str]:
+    lines = ["**Bars**", "", "| bar | reached | verdict |", "| --- | --- | --- |"]
+    return lines + [f"| {v.bar} | {v.reached} | {'met' if v.met else '**not met**'} |" for v in verdicts]
+
+
+def _show_large(section: dict[str, Any]) -> list[str]:
+    """Peak memory and seconds of each step, for both numbers of rows."""
+    few, many = section.values()
+    lines = [
+        "**Rows of 390 KB** (peak memory of a step, MiB; seconds)", "",
+        f"| step | {' | '.join(f'{int(rows):,} rows' for rows in section)} | ratio | "
+        f"{' | '.join(f'{int(rows):,} rows' for rows in section)} |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    for step, peak in many["peak_mib"].items():
+        seconds = f"{few['seconds'][step]:.1f} s | {many['seconds'][step]:.1f} s"
+        before = few["peak_mib"][step]
+        lines.append(f"| {step} | {before:,.0f} | {peak:,.0f} | {peak / before:.2f} | {seconds} |")
+    return lines
 
 
 def _show_tls(sections: dict[str, Any]) -> list[str]:
@@ -248,11 +273,28 @@ def show_load(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_large(few: int, many: int) -> int:
+    """The rows of 390 KB alone."""
+    with open_lab() as lab:
+        section = measure_large(lab, few, many)
+    verdicts = judge_large(section)
+    print("\n".join([*_show_large(section), "", *_show_bars(verdicts)]))
+    return 0 if all(verdict.met for verdict in verdicts) else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    result = run(QUICK if quick else FULL)
+    parser.add_argument("--only", choices=["large", "whole"])
+    given = parser.parse_args()
+    quick, scale = given.quick, QUICK if given.quick else FULL
+    if given.only == "whole":
+        with open_lab() as lab:
+            print(json.dumps(measure_whole(lab, *scale["whole"]), indent=1))
+        return 0
+    if given.only:
+        return run_large(*scale["large"])
+    result = run(scale)
     verdicts = judge(result)
     result["bars"] = [vars(verdict) for verdict in verdicts]
     result["ended_at"] = datetime.now(UTC).isoformat()

@@ -152,10 +152,10 @@ class Lab:
         if client is not None:
             self.drop_tables(environment, client)
         for entity in MAPPING.entities.values():
-            names = {entity.target.key, *(name for names in entity.indexes.values() for name in names)}
+            names = {entity.target.keys[0], *(name for names in entity.indexes.values() for name in names)}
             request = {
                 "TableName": entity.table(environment),
-                "KeySchema": [{"AttributeName": entity.target.key, "KeyType": "HASH"}],
+                "KeySchema": [{"AttributeName": entity.target.keys[0], "KeyType": "HASH"}],
                 "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in sorted(names)],
                 "GlobalSecondaryIndexes": [
                     {

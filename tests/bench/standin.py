@@ -6,10 +6,11 @@ A write in the fast path is kept as the bytes that came, and answered: nothing i
 and checksummed when somebody asks, outside the measured time. Then it also answers DescribeTable, BatchGetItem, Query
 and Scan from what it was sent; a Scan's pages are made beforehand. With a limit it enforces write units a second out of
 a bucket as DynamoDB does: what fits is taken, the rest is handed back, and a request of which nothing fits is refused
-with its ThrottlingReasons.
+with its ThrottlingReasons. UpdateItem and DeleteItem are parsed and applied at once.
 
-Spoken: CreateTable, DescribeTable, PutItem, BatchWriteItem (puts), BatchGetItem, Query (equality), Scan. Anything else
-is a ValidationException. `StandIn.<Command>` in X-Amz-Target steers it, see `Server.command`.
+Spoken: CreateTable, DescribeTable, PutItem, BatchWriteItem (puts), BatchGetItem, Query (equality), Scan, TagResource,
+ListTagsOfResource. Anything else is a ValidationException. `StandIn.<Command>` in X-Amz-Target steers it, see
+`Server.command`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,12 +76,13 @@ class Table:
     """What was sent to one table, first as it came, later as items."""
 
     description: dict[str, Any]
-    raw: list[bytes] = field(default_factory=list)
+    raw: deque[bytes] = field(default_factory=deque)
     items: dict[str, bytes] = field(default_factory=dict)
     sent: int = 0
     pages: dict[tuple[int, str | None], bytes] = field(default_factory=dict)
     cut: tuple[int, int] = (0, 0)  # how the pages are made: segments, and items a page (0: as many as fit)
     indexes: dict[str, dict[tuple[str, ...], list[str]]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -94,8 +96,8 @@ class Table:
         if self.raw:
             self.cut = (0, 0)
         key, schemas = self.key, self._schemas()
-        for body in self.raw:
-            request = orjson.loads(body)
+        while self.raw:  # large items are not held twice
+            request = orjson.loads(self.raw.popleft())
             entries = [request["Item"]] if "Item" in request else None
             if entries is None:
                 ((_, requests),) = request["RequestItems"].items()
@@ -107,7 +109,26 @@ class Table:
                     if all(attribute in item for attribute in attributes):
                         values = tuple(str(item[attribute].get("S")) for attribute in attributes)
                         self.indexes.setdefault(name, defaultdict(list))[values].append(item[key]["S"])
-        self.raw.clear()
+
+    def change(self, operation: str, request: dict[str, Any]) -> bytes | None:
+        """Update or delete an item, and return what it was; None if there is none."""
+        self.settle()
+        key = request["Key"][self.key]["S"]
+        before = self.items.pop(key, None)
+        if before is None:
+            return None
+        self.pages.clear()
+        self.cut = (0, 0)
+        if operation == "UpdateItem":
+            item = orjson.loads(before)
+            names, values = request["ExpressionAttributeNames"], request["ExpressionAttributeValues"]
+            sets, _, removes = request["UpdateExpression"].removeprefix("SET ").partition("REMOVE ")
+            for name, value in (clause.strip().split(" = ") for clause in sets.split(",") if clause):
+                item[names[name]] = values[value]
+            for name in removes.split(", ") if removes else ():
+                item.pop(names[name], None)
+            self.items[key] = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
+        return before
 
     def _schemas(self) -> dict[str, tuple[str, ...]]:
         indexes = self.description.get("GlobalSecondaryIndexes") or []
@@ -172,6 +193,8 @@ class Server:
         self.requests += 1
         if target in {b"BatchWriteItem", b"PutItem"}:
             return self.write(target, body)
+        if target in {b"UpdateItem", b"DeleteItem"}:
+            return self.change(target.decode(), orjson.loads(body))
         name = target.decode()
         try:
             if name.startswith("StandIn."):
@@ -243,6 +266,14 @@ class Server:
         table.raw.append(orjson.dumps({"RequestItems": {name.decode(): taken}}))
         return self.accept(name if batch else b"", used, orjson.dumps({name.decode(): left} if left else {}))
 
+    def change(self, operation: str, request: dict[str, Any]) -> bytes:
+        """Update or delete an item. If it is there, the rest of the condition counts as met: nobody else writes."""
+        before = self.tables[request["TableName"]].change(operation, request)
+        if before is None:
+            return refuse("ConditionalCheckFailedException", "The conditional request failed")
+        removed = b"" if operation == "UpdateItem" else b'"Attributes":%b,' % before
+        return answer(200, b'{%b"ConsumedCapacity":{"CapacityUnits":%d}}' % (removed, -(-len(before) // 1024)))
+
     # Reads
 
     def read(self, operation: str, request: dict[str, Any]) -> bytes:
@@ -255,15 +286,22 @@ class Server:
             return answer(200, orjson.dumps({"TableDescription": request}))
         if operation == "BatchGetItem":
             return self.batch_get(request)
-        if request["TableName"] not in self.tables:
+        name = request["ResourceArn"].rpartition("/")[2] if "ResourceArn" in request else request["TableName"]
+        if name not in self.tables:
             return refuse("ResourceNotFoundException", "Requested resource not found")
-        table = self.tables[request["TableName"]]
+        table = self.tables[name]
         if operation == "DescribeTable":
             return answer(200, orjson.dumps({"Table": table.description}))
         if operation == "Scan":
             return self.scan(table, request)
         if operation == "Query":
             return self.query(table, request)
+        if operation == "TagResource":
+            table.tags |= {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+            return answer(200, b"")
+        if operation == "ListTagsOfResource":
+            tags = [{"Key": key, "Value": value} for key, value in table.tags.items()]
+            return answer(200, orjson.dumps({"Tags": tags}))
         raise KeyError(operation)
 
     def scan(self, table: Table, request: dict[str, Any]) -> bytes:
@@ -344,24 +382,29 @@ class Connection(asyncio.Protocol):
     """One HTTP connection, kept alive."""
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        self.server, self.loop, self.buffer = server, loop, b""
+        self.server, self.loop = server, loop
+        self.pending, self.total = bytearray(), 0  # of a request that has not come whole, and how long it will be
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.buffer = buffer = self.buffer + data if self.buffer else data
-        end = buffer.find(HEAD_END)
-        if end < 0:
-            return
-        head = buffer[: end + 2]
-        length = LENGTH.search(head)
-        total = end + 4 + (int(length[1]) if length else 0)
-        if len(buffer) < total:
+        if self.pending:  # a large body: its end is known
+            self.pending += data
+            if len(self.pending) < self.total:
+                return
+            data = bytes(self.pending)
+        end = data.find(HEAD_END)
+        head = data[: end + 2]
+        length = LENGTH.search(head) if end >= 0 else None
+        self.total = end + 4 + (int(length[1]) if length else 0) if end >= 0 else 0
+        if end < 0 or len(data) < self.total:
+            self.pending = bytearray(data)
             return
         target = TARGET.search(head)
-        reply = self.server.handle(target[1] if target else b"", buffer[end + 4 : total])
-        self.buffer = buffer[total:]
+        reply = self.server.handle(target[1] if target else b"", data[end + 4 : self.total])
+        self.pending = bytearray(data[self.total :])
+        self.total = 0
         if self.server.limits.latency and not (target and target[1].startswith(b"StandIn.")):
             self.loop.call_later(self.server.limits.latency, self.send, reply)
         else:

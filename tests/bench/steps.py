@@ -17,24 +17,28 @@ from measure import measured
 from accession.artifacts import Store
 from accession.cli.sample import write_sample
 from accession.dynamodb import DynamoDB
-from accession.mapping import MAPPINGS, load_mapping
+from accession.host import Host
+from accession.mapping import MAPPINGS, Mapping, load_mapping
 from accession.params import MigrateParams
-from accession.run import Run
-from accession.run.migrate import migrate_part
+from accession.run import Outcome, Run
 from accession_airflow.aws import connect_dynamodb, connect_s3
 
-MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
+ALONE = Host(sleep=lambda _: None)  # no other writer is alive, so none is waited for
 
 
-def run(step: str, bucket: str, environment: str, **given: Any) -> dict[str, Any]:
-    store = Store(connect_s3(), bucket, MAPPING.name, environment)
+def run(
+    step: str, bucket: str, environment: str, mapping: str = str(MAPPINGS / "book_library.yaml"), **given: Any
+) -> dict[str, Any]:
+    loaded = load_mapping(Path(mapping))
+    store = Store(connect_s3(), bucket, loaded.name, environment, ALONE)
     if step == "backup":
         with measured() as cost:
-            result = backup(store, given)
+            result = backup(store, loaded, given)
         return result | cost
-    steps = Run.load(store, MAPPING, given["run"], DynamoDB(connect_dynamodb()))
+    steps = Run.load(store, loaded, given["run"], DynamoDB(connect_dynamodb()))
     steps = replace(steps, manifest=steps.manifest.model_copy(update={"params": cap_params(steps, given.get("cap"))}))
-    function = {"stage": stage, "plan": plan, "open": open_run, "migrate": migrate, "verify": verify}
+    function = {"stage": stage, "plan": plan, "open": open_run, "migrate": migrate, "verify": verify, "report": report,
+                "undo": undo}  # fmt: skip
     with measured() as cost:
         result = function[step](steps, given)
     return result | cost
@@ -44,11 +48,11 @@ def cap_params(steps: Run, cap: int | None) -> dict[str, Any]:
     return {**steps.manifest.params, "write_units_per_second": cap}
 
 
-def backup(store: Store, given: dict[str, Any]) -> dict[str, Any]:
+def backup(store: Store, mapping: Mapping, given: dict[str, Any]) -> dict[str, Any]:
     params = MigrateParams(source=given["source"], environment=store.environment, bucket=store.bucket)
     source = Path(given["source"])
     about = {"source_name": str(source), "by": "make bench", "airflow_run_id": "bench"}
-    return {"run": Run.backup(store, MAPPING, params, DynamoDB(connect_dynamodb()), source, **about).name}
+    return {"run": Run.backup(store, mapping, params, DynamoDB(connect_dynamodb()), source, **about).name}
 
 
 def stage(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
@@ -67,14 +71,25 @@ def open_run(steps: Run, _: dict[str, Any]) -> dict[str, Any]:
 
 def migrate(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
     parts = given.get("parts") or [part.part for part in steps.folder.load_staged(given["name"]).parts]
-    dynamodb = steps.connect_writer(given["epoch"])
-    done = [migrate_part(steps, given["name"], part, dynamodb) for part in parts]
-    units = dynamodb.consumed_write_units
-    return {"rows": sum(part.written for part in done), "write_units": units, "throttled": dynamodb.throttled}
+    done = [steps.migrate(given["name"], part, given["epoch"]) for part in parts]
+    return {
+        "rows": sum(part.written for part in done),
+        "write_units": sum(part.write_units for part in done),
+        "throttled": sum(part.throttled for part in done),
+    }
 
 
 def verify(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
     return {"rows": steps.verify(given["name"]).verified}
+
+
+def report(steps: Run, given: dict[str, Any]) -> dict[str, Any]:
+    return {"status": steps.report(Outcome(is_verified=True, epoch=given["epoch"])).status}
+
+
+def undo(steps: Run, _: dict[str, Any]) -> dict[str, Any]:
+    undone = steps.undo("make bench")
+    return {"rows": sum(one.restored + one.deleted for one in undone.entities.values())}
 
 
 if __name__ == "__main__":

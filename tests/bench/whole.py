@@ -211,10 +211,16 @@ def _join(tries: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _airflow(lab: Lab, name: str, dynamodb: str) -> Iterator[Deployment]:
-    """A scheduler with a local executor of two slots, whose DynamoDB is there."""
+    """A scheduler with a local executor of two slots, whose DynamoDB is there; nobody is asked to approve."""
     home = Path(lab.scratch / f"airflow-{name}")
     home.mkdir()
-    with start_airflow(home, _point_to(lab, dynamodb) | {"AIRFLOW__CORE__PARALLELISM": str(SLOTS)}) as airflow:
+    settings = {
+        "AIRFLOW__CORE__PARALLELISM": str(SLOTS),
+        "AIRFLOW__ACCESSION__ALLOWED_SOURCES": str(lab.scratch),
+        "AIRFLOW__ACCESSION__ALLOWED_BUCKETS": lab.bucket("*"),
+        "AIRFLOW__ACCESSION__ENVIRONMENTS_WITHOUT_APPROVAL": "*",
+    }
+    with start_airflow(home, _point_to(lab, dynamodb) | settings) as airflow:
         yield airflow
 
 

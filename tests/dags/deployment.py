@@ -1,7 +1,7 @@
 """A real Airflow for tests: scheduler with local workers, API server and DAG processor, each a process of its own.
 
 Nothing of the product is changed, but for one cluster policy, as any deployment may have one: `max_active_runs` is
-raised, so that runs against different environments go on side by side. (test_dag_files holds the product's 1.)
+raised, so that all paths go on side by side. (test_dag_files holds the product's 16.)
 """
 
 import contextlib
@@ -28,7 +28,10 @@ import httpx
 
 from accession.cli.airflow_process import make_environ
 
-USER = "curator"
+USER = "curator"  # triggers all runs
+SECOND = "trustee"  # approves them
+OURS = ("migrate_book_library", "rollback_book_library")
+PARTS = ("api-server", "scheduler", "dag-processor")
 START_SECONDS = 120.0
 ENDED = {"success", "failed"}
 # The steps of the migration, in their order; the tasks of each begin with its name.
@@ -77,23 +80,29 @@ class Deployment:
 
     def __init__(self, home: Path, port: int, password: str) -> None:
         self.home = home
-        self._api = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
+        self.url = f"http://127.0.0.1:{port}"
+        self.token = ""
+        self._api = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
         self._password = password
+        self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def login(self) -> None:
-        answer = self._api.post("/auth/token", json={"username": USER, "password": self._password})
-        answer.raise_for_status()
-        self._api.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        for user in (USER, SECOND):
+            answer = self._api.post("/auth/token", json={"username": user, "password": self._password})
+            answer.raise_for_status()
+            self._tokens[user] = f"Bearer {answer.json()['access_token']}"
+        self.token = self._tokens[USER].removeprefix("Bearer ")
 
     def close(self) -> None:
         self._api.close()
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None, user: str = USER) -> Any:
         """Answer of the public API, one call at a time. SQLite may be busy for a moment, so a 5xx is asked again."""
         for _ in range(20):
             with self._lock:
-                answer = self._api.request(method, f"/api/v2{path}", json=body)
+                headers = {"Authorization": self._tokens[user]}
+                answer = self._api.request(method, f"/api/v2{path}", json=body, headers=headers)
             if answer.status_code < 500:
                 break
             time.sleep(0.5)
@@ -159,7 +168,7 @@ class Deployment:
         wait_until(has_ended, f"run {run_id} ends", seconds, every=1.0)
         return self.state(dag_id, run_id)
 
-    def answer(self, dag_id: str, run_id: str, option: str) -> None:
+    def answer(self, dag_id: str, run_id: str, option: str, user: str = SECOND) -> None:
         """Approve or Reject. Airflow loses an answer that comes too soon after the question, and asks again."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
         answered = 0
@@ -169,11 +178,34 @@ class Deployment:
             task = self.task(dag_id, run_id, "approve")
             if task.state == "awaiting_input" and task.tries > answered:
                 time.sleep(3)
-                self.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
+                self.call("PATCH", path, {"chosen_options": [option], "params_input": {}}, user)
                 answered = task.tries
-            return task.state == "success"
+            return task.state in ("success", "failed")
 
         wait_until(is_answered, "the approval is answered", 600)
+
+    def let_approval_expire(self, dag_id: str, run_id: str) -> None:
+        """Let the hours pass for which the question may stay open."""
+        self.wait_for(dag_id, run_id, "approve", "awaiting_input")
+        self._execute(
+            "UPDATE task_instance SET trigger_timeout = '2020-01-01 00:00:00.000000' "
+            "WHERE dag_id = ? AND run_id = ? AND task_id = 'approve'",
+            dag_id,
+            run_id,
+        )
+
+    def let_deadline_pass(self, dag_id: str, run_id: str) -> None:
+        """Let the hours pass after which a run is late."""
+        self._execute(
+            "UPDATE deadline SET deadline_time = '2020-01-01 00:00:00.000000' "
+            "WHERE dagrun_id = (SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?)",
+            dag_id,
+            run_id,
+        )
+
+    def _execute(self, statement: str, *values: str) -> None:
+        with closing(sqlite3.connect(self.home / "airflow.db", timeout=60)) as connection, connection:
+            assert connection.execute(statement, values).rowcount == 1
 
     def mark_failed(self, dag_id: str, run_id: str) -> None:
         self.call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": "failed"})
@@ -205,24 +237,33 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float, every: floa
 
 
 @contextlib.contextmanager
-def start_airflow(home: Path, environ: dict[str, str]) -> Iterator[Deployment]:
-    """Airflow with a fresh metadata database in `home`, in this environment plus `environ`, until the block ends."""
+def start_airflow(
+    home: Path,
+    environ: dict[str, str],
+    airflow: Path | None = None,
+    dag_ids: tuple[str, ...] = OURS,
+    parts: tuple[str, ...] = PARTS,
+) -> Iterator[Deployment]:
+    """Airflow with a fresh metadata database in `home`, in this environment plus `environ`, until the block ends.
+
+    Without `airflow` it is the command beside this Python. All of `dag_ids` are parsed when the block begins.
+    """
     port, password = find_free_port(), secrets.token_hex(8)
     environ = make_environ(home) | make_settings(home, port) | environ
     (home / "config").mkdir()
     (home / "config" / "airflow_local_settings.py").write_text(SETTINGS)
-    (home / "passwords.json").write_text(json.dumps({USER: password}))
-    airflow = str(Path(sys.executable).with_name("airflow"))
-    subprocess.run([airflow, "db", "migrate"], env=environ, check=True, capture_output=True)
+    (home / "passwords.json").write_text(json.dumps({USER: password, SECOND: password}))
+    command = str(airflow or Path(sys.executable).with_name("airflow"))
+    subprocess.run([command, "db", "migrate"], env=environ, check=True, capture_output=True)
     deployment = Deployment(home, port, password)
     with contextlib.ExitStack() as processes:
         processes.callback(deployment.close)
-        for command in ("api-server", "scheduler", "dag-processor"):
-            processes.enter_context(start_process([airflow, command], environ, home / f"{command}.log"))
+        for part in parts:
+            processes.enter_context(start_process([command, part], environ, home / f"{part}.log"))
         wait_until(lambda: answers(port, "/execution/health"), "the execution API answers", START_SECONDS)
         deployment.login()
         deployment.call("POST", "/pools", POOL)
-        for dag_id in ("migrate_book_library", "rollback_book_library"):
+        for dag_id in dag_ids:
             wait_until(partial(knows, deployment, dag_id), f"{dag_id} is parsed", START_SECONDS)
         yield deployment
 
@@ -235,7 +276,7 @@ def make_settings(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{SECOND}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
@@ -244,6 +285,8 @@ def make_settings(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(find_free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(find_free_port()),
     }
 
 

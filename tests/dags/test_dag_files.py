@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from accession import errors
+from accession.mapping import MAPPINGS
 from accession.params import MigrateParams, RollbackParams
 
 REPO = Path(__file__).parents[2]
 MIGRATE, ROLLBACK = "migrate_book_library", "rollback_book_library"
 PERMANENT = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.PermanentError)]
+RUN = "20260105T120000Z-0123abcd"
 ENTITIES = ("user", "book", "user_book")
 
 PARSE = """
@@ -140,7 +142,7 @@ def test_the_migration_has_the_tasks_of_the_design(migrate: Any) -> None:
         ("verify.user", ["backup", "remove"]),
         ("verify.book", ["backup", "remove"]),
         ("verify.user_book", ["backup", "remove"]),
-        ("verify.application", ["remove"]),
+        ("verify.application", ["backup", "remove"]),
         ("report", ["open_run", "rollback"]),
     ],
 )
@@ -201,14 +203,18 @@ def test_parts_are_mapped_and_labelled(migrate: Any) -> None:
         assert "label" in task.map_index_template
 
 
-def test_one_run_at_a_time_and_none_of_the_past(dags: dict[str, Any]) -> None:
-    assert {dag.max_active_runs for dag in dags.values()} == {1}
+def test_runs_of_different_targets_do_not_wait_for_each_other_and_none_is_of_the_past(dags: dict[str, Any]) -> None:
+    """A target has one owner whatever Airflow does: test_attacks and test_ownership."""
+    assert {dag.max_active_runs for dag in dags.values()} == {16}
     assert not any(dag.catchup for dag in dags.values())
 
 
-def test_a_run_announces_its_tables(migrate: Any) -> None:
-    names = [asset.name for asset in migrate.task_dict["report"].outlets]
-    assert names == [f"book_library_{entity}" for entity in ENTITIES]
+def test_only_the_tasks_that_end_a_change_announce_tables(dags: dict[str, Any]) -> None:
+    outlets = {task.task_id: task.outlets for dag in dags.values() for task in dag.tasks if task.outlets}
+    assert {task_id: [outlet.name for outlet in found] for task_id, found in outlets.items()} == {
+        "report": ["book_library"],
+        "undo": ["book_library"],
+    }
 
 
 def test_the_undo_asks_before_it_writes(rollback: Any) -> None:
@@ -218,7 +224,8 @@ def test_the_undo_asks_before_it_writes(rollback: Any) -> None:
 @pytest.mark.parametrize("file", ["migrate_dag.py", "rollback_dag.py"])
 def test_the_manual_is_the_docstring(dags: dict[str, Any], file: str) -> None:
     dag = dags[f"{file.removesuffix('_dag.py')}_book_library"]
-    assert dag.doc_md == ast.get_docstring(ast.parse((REPO / "dags" / file).read_text()), clean=False)
+    source = (REPO / "plugins/accession_airflow" / file).read_text()
+    assert dag.doc_md == ast.get_docstring(ast.parse(source), clean=False)
     assert all(f"`{task_id.split('.')[0]}`" in dag.doc_md for task_id in dag.task_ids if dag.dag_id == MIGRATE)
 
 
@@ -260,28 +267,65 @@ def test_the_undo_s_old_param_names_reach_its_tasks_by_their_new_names(
     """In the conf of a run, and typed beside the form's fields, which send their defaults too."""
     from accession_airflow.job import body
 
-    conf = {**shown, "bucket": "ours", "target": False, "restore_source": "/data/site.db"}
+    conf = {**shown, "bucket": "accession-ours", "target": False, "restore_source": "/data/site.db"}
     defaults = {name: rollback.params.get_param(name).value for name in rollback.params}
     context = {"params": {**defaults, **conf}, "dag_run": SimpleNamespace(conf=conf), "dag": rollback}
-    params = body(lambda job, context: job.params)("book_library", context)
+    params = body(lambda job, context: job.params)(MAPPINGS / "book_library.yaml", context)
     assert (params.undo_tables, params.restore_to) == (False, "/data/site.db")
     assert "Param restore_source is now restore_to; use the new name" in caplog.text
 
 
+def read_form(**environ: str) -> Any:
+    code = (
+        "import json, sys; from airflow.dag_processing.dagbag import DagBag\n"
+        "params = DagBag(sys.argv[1]).dags['migrate_book_library'].params\n"
+        "found = {n: params.get_param(n) for n in ('source', 'bucket', 'environment')}\n"
+        "print('RESULT', json.dumps({n: [p.value, p.schema.get('enum')] for n, p in found.items()}))"
+    )
+    return run_python(code, str(REPO / "dags"), **environ)
+
+
+def test_the_form_offers_what_the_deployment_lists() -> None:
+    found = read_form(
+        AIRFLOW__ACCESSION__SOURCE="/data/site.db",
+        AIRFLOW__ACCESSION__ALLOWED_SOURCES="/data/other.db",
+        AIRFLOW__ACCESSION__ALLOWED_BUCKETS="ours, theirs",
+        AIRFLOW__ACCESSION__ENVIRONMENT="dev",
+        AIRFLOW__ACCESSION__ALLOWED_ENVIRONMENTS="prod",
+    )
+    assert found == {
+        "source": [None, [None, "/data/site.db", "/data/other.db"]],
+        "bucket": [None, [None, "ours", "theirs"]],
+        "environment": ["dev", ["dev", "prod"]],
+    }
+    assert read_form() == {"source": [None, None], "bucket": [None, None], "environment": ["local", None]}
+
+
 # Approval
+
+
+TI = SimpleNamespace(xcom_pull=lambda task_ids: None, xcom_push=lambda key, value: None)
 
 
 @pytest.mark.parametrize(
     ("dag_id", "run_type", "params", "plan", "asks"),
     [
         (MIGRATE, "manual", {"environment": "prod", "approval": "auto"}, {"writes": 1}, True),
+        (MIGRATE, "asset_materialization", {"environment": "prod"}, {"writes": 1}, True),
+        (MIGRATE, "asset_triggered", {"environment": "prod"}, {"writes": 1}, True),
+        (MIGRATE, "operator_triggered", {"environment": "prod"}, {"writes": 1}, True),
+        (MIGRATE, "backfill", {"environment": "prod"}, {"writes": 1}, True),
         (MIGRATE, "scheduled", {"environment": "prod", "approval": "auto"}, {"writes": 1}, False),
         (MIGRATE, "scheduled", {"environment": "dev", "approval": "always"}, {"writes": 1}, True),
-        (MIGRATE, "manual", {"environment": "prod", "approval": "never"}, {"writes": 1}, False),
-        (MIGRATE, "manual", {"environment": "dev", "approval": "auto"}, {"writes": 1}, False),
+        (MIGRATE, "scheduled", {"environment": "prod", "approval": "never"}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "dev", "approval": "auto"}, {"writes": 1}, True),
+        (MIGRATE, "manual", {"environment": "local", "approval": "auto"}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "local", "approval": "never"}, {"writes": 1}, False),
         (MIGRATE, "manual", {"environment": "prod", "approval": "auto"}, {"writes": 0}, False),
+        (MIGRATE, "manual", {"environment": "prod", "seal": "cutover"}, {"writes": 0}, True),
+        (MIGRATE, "manual", {"environment": "prod", "unseal": "more to do"}, {"writes": 0}, True),
         (MIGRATE, "manual", {"environment": "prod", "approval": "always", "dry_run": True}, {"writes": 1}, False),
-        (MIGRATE, "manual", {"environment": "prod", "approval": "always", "resume": "r"}, {"writes": 1}, False),
+        (MIGRATE, "manual", {"environment": "prod", "resume": RUN}, {"writes": 1}, True),
         (ROLLBACK, "manual", {"environment": "prod", "approval": "auto"}, None, True),
         (ROLLBACK, "manual", {"environment": "local", "approval": "auto"}, None, False),
     ],
@@ -294,7 +338,8 @@ def test_the_approval_task_asks_or_skips_itself(
     from airflow.sdk.exceptions import AirflowSkipException
 
     monkeypatch.setattr(ApprovalOperator, "execute", lambda self, context: "asked")
-    ti = SimpleNamespace(xcom_pull=lambda task_ids: plan)
+    monkeypatch.delenv("ACCESSION_ENVIRONMENTS_WITHOUT_APPROVAL")  # as where nothing is configured
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: plan, xcom_push=lambda key, value: None)
     context = {"params": params, "dag_run": SimpleNamespace(run_type=run_type, conf=None), "ti": ti}
     operator = dags[dag_id].task_dict["approve"]
     if asks:
@@ -313,7 +358,7 @@ def test_the_approval_task_judges_the_params_that_the_tasks_act_on(
     monkeypatch.setattr(ApprovalOperator, "execute", lambda self, context: "asked")
     given = SimpleNamespace(run_type="manual", conf={"environment": "prod"})
     params = {"environment": "local", "approval": "auto"}
-    context = {"params": params, "dag_run": given, "ti": SimpleNamespace(xcom_pull=lambda task_ids: None)}
+    context = {"params": params, "dag_run": given, "ti": TI}
     assert dags["migrate_book_library"].task_dict["approve"].execute(context) == "asked"
 
 
@@ -329,6 +374,16 @@ def test_a_permanent_error_is_never_retried(migrate: Any, error: type[Exception]
         assert decision.action == RetryAction.FAIL, task.task_id
 
 
+def test_a_task_that_hangs_ends_and_is_not_retried_but_an_approval_may_wait(migrate: Any) -> None:
+    from airflow.sdk import RetryAction
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    for task in migrate.tasks:
+        assert (task.execution_timeout is None) is (task.task_id == "approve"), task.task_id
+        assert task.retry_policy.evaluate(AirflowTaskTimeout("too long"), 1, task.retries).action == RetryAction.FAIL
+    assert migrate.task_dict["approve"].defaults == ["Reject"]
+
+
 @pytest.mark.parametrize("error", [errors.TransientError("busy"), ConnectionError("gone"), MemoryError()])
 def test_what_may_pass_is_retried_and_backs_off(migrate: Any, error: BaseException) -> None:
     from airflow.sdk import RetryAction
@@ -338,6 +393,19 @@ def test_what_may_pass_is_retried_and_backs_off(migrate: Any, error: BaseExcepti
         assert task.retries == 4
         assert task.retry_exponential_backoff
         assert timedelta(seconds=1) < task.retry_delay < task.max_retry_delay
+
+
+def test_a_run_that_is_late_alerts_where_a_topic_is_set() -> None:
+    code = (
+        "import json, sys; from airflow.dag_processing.dagbag import DagBag\n"
+        "from airflow.serialization.serialized_objects import DagSerialization\n"
+        "bag = DagBag(sys.argv[1])\n"
+        "[DagSerialization.to_dict(dag) for dag in bag.dags.values()]\n"
+        "found = [[d.interval.total_seconds(), d.callback.path] for dag in bag.dags.values() for d in dag.deadline]\n"
+        "print('RESULT', json.dumps(found))"
+    )
+    late = run_python(code, str(REPO / "dags"), ACCESSION_SNS_TOPIC="arn:aws:sns:us-east-1:123456789012:alarms")
+    assert late == [[48 * 3600, "accession_airflow.alerts.tell_of_late_run"]] * 2
 
 
 @pytest.mark.parametrize(("topic", "alerts"), [("", [0, 0]), ("arn:aws:sns:us-east-1:123456789012:alarms", [1, 1])])

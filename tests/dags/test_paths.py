@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import STEPS, USER, Deployment, start_airflow, wait_until
+from deployment import SECOND, STEPS, USER, Deployment, start_airflow, wait_until
 from gate import Gate, Rule
 
 from accession.artifacts import GOOD, Store
@@ -180,12 +180,30 @@ def dry_run(stage: Stage) -> None:
 
 def rejected_by_person(stage: Stage) -> None:
     stage.trigger(approval="always")
-    stage.airflow.answer(MIGRATE, stage.airflow_run, "Reject")
+    stage.airflow.answer(MIGRATE, stage.airflow_run, "Reject", USER)
 
 
 def approved_by_person(stage: Stage) -> None:
     stage.trigger(approval="always")
     stage.airflow.answer(MIGRATE, stage.airflow_run, "Approve")
+
+
+def approved_by_who_triggered(stage: Stage) -> None:
+    stage.trigger(approval="always")
+    stage.airflow.answer(MIGRATE, stage.airflow_run, "Approve", USER)
+
+
+def answered_by_nobody(stage: Stage) -> None:
+    stage.trigger(approval="always")
+    stage.airflow.let_approval_expire(MIGRATE, stage.airflow_run)
+
+
+def approval_marked_as_success(stage: Stage) -> None:
+    """A person marks the task that asks as successful, without an answer."""
+    stage.trigger(approval="always")
+    stage.wait_for("approve", "awaiting_input")
+    path = f"/dags/{MIGRATE}/dagRuns/{stage.airflow_run}/taskInstances/approve"
+    stage.airflow.call("PATCH", path, {"new_state": "success"})
 
 
 def refused_by_plan(stage: Stage) -> None:
@@ -331,12 +349,29 @@ def wrote_nothing(stage: Stage) -> None:
 
 
 def was_approved(stage: Stage) -> None:
-    assert stage.report()["approved_by"] == USER
+    assert stage.report()["approved_by"] == SECOND
 
 
 def says_who_rejected(stage: Stage) -> None:
     wrote_nothing(stage)
     assert USER in stage.report()["reason"]
+
+
+def says_that_another_must_approve(stage: Stage) -> None:
+    wrote_nothing(stage)
+    assert stage.report()["reason"] == (
+        f"{USER} triggered this run, and another person must approve it: nothing is written."
+    )
+
+
+def says_that_nobody_answered(stage: Stage) -> None:
+    wrote_nothing(stage)
+    assert stage.report()["reason"] == "Rejected by the time-out, since nobody answered. Nothing was written."
+
+
+def says_that_nobody_approved(stage: Stage) -> None:
+    wrote_nothing(stage)
+    assert stage.report()["reason"].startswith("Nobody has approved run ")
 
 
 def waited_for_the_slow_writer(stage: Stage) -> None:
@@ -387,6 +422,31 @@ PATHS: dict[str, list[Step]] = {
     ],
     "approved by a person": [
         Step(approved_by_person, "success", "S S S S S S S S S K S", "verified", "source", also=was_approved),
+    ],
+    "approved by who triggered": [
+        Step(
+            approved_by_who_triggered,
+            "failed",
+            "S S S S F U U U U U F",
+            "refused",
+            "empty",
+            also=says_that_another_must_approve,
+        ),
+    ],
+    "answered by nobody": [
+        Step(
+            answered_by_nobody, "failed", "S S S S S K K K K K F", "rejected", "empty", also=says_that_nobody_answered
+        ),
+    ],
+    "approval marked as success": [
+        Step(
+            approval_marked_as_success,
+            "failed",
+            "S S S S S F U U U U F",
+            "refused",
+            "empty",
+            also=says_that_nobody_approved,
+        ),
     ],
     "refused by plan": [
         Step(refused_by_plan, "failed", "S S S F U U U U U U F", "refused", "empty", also=wrote_nothing),
@@ -467,7 +527,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             patch.setenv(name, value)
         aws = LocalAws(ministack.endpoint, ministack.region, ministack.pid)
         aws.client("s3"), aws.client("dynamodb")  # made in one thread; used in many
-        environ = {"AWS_ENDPOINT_URL": gate.endpoint}
+        environ = {"AWS_ENDPOINT_URL": gate.endpoint, "ACCESSION_FOUR_EYES": "True"}
         with start_airflow(home, environ) as airflow, ThreadPoolExecutor(len(names)) as pool:
             paths = {name: pool.submit(play, name, airflow, gate, aws, sources) for name in names}
             yield Played(paths, airflow, aws, sources)

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,69 @@ def test_the_run_carries_its_note(verified: Ran) -> None:
         assert found.note == "718 put, 2 rejected, verified"
 
 
+def list_events(ran: Ran) -> dict[str, Any]:
+    """The extra of each asset event of a run, by the name of its asset."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(AssetEvent).filter(AssetEvent.source_run_id == ran.dag_run.run_id)
+        return {event.asset.name: event.extra for event in found}
+
+
+def test_a_run_announces_the_tables_that_it_changed(verified: Ran) -> None:
+    report, events = verified.report(), list_events(verified)
+    assert list(events) == [
+        f"book_library/{report['environment']}/{entity['table']}" for entity in report["entities"].values()
+    ]
+    users = events[f"book_library/{report['environment']}/{report['entities']['user']['table']}"]
+    assert users["run"] == report["run"] and users["report"].endswith(f"/{report['run']}/report.json")
+    assert (users["action"], users["counts"]) == ("migrated", {"put": 120, "updated": 0, "deleted": 0})
+
+
+@pytest.mark.parametrize("conf", [{"dry_run": True}, {}], ids=["dry run", "refused"])
+def test_a_run_that_committed_nothing_announces_nothing(
+    airflow_home: Path, library: Library, tmp_path: Path, conf: dict[str, Any]
+) -> None:
+    ran = run_dag(airflow_home, library, write_sample(tmp_path / "site.db"), max_rejects=2 * len(conf), **conf)
+    assert ran.report()["status"] == ("dry_run" if conf else "refused")
+    assert list_events(ran) == {}
+
+
+def test_a_run_sends_metrics_the_way_that_airflow_does(airflow_home: Path, library: Library, tmp_path: Path) -> None:
+    from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
+    from airflow.sdk.observability import stats
+
+    sent: dict[str, float] = defaultdict(float)
+
+    def keep(stat: str, value: float = 1, *, tags: dict[str, str] | None = None, **_: Any) -> None:
+        if stat.startswith("accession."):
+            tags = dict(tags or {})
+            assert (tags.pop("mapping"), tags.pop("environment")) == ("book_library", library.environment)
+            sent[" ".join([stat, *tags.values()])] += value
+
+    class Backend(NoStatsLogger):
+        timing = gauge = staticmethod(keep)  # type: ignore[assignment]
+        incr = staticmethod(lambda stat, count=1, **given: keep(stat, count, **given))  # type: ignore[assignment]
+
+    stats.initialize(factory=Backend, export_legacy_names=False)
+    try:
+        ran = run_dag(airflow_home, library, write_sample(tmp_path / "site.db"), max_rejects=2)
+    finally:
+        stats.initialize(factory=NoStatsLogger, export_legacy_names=False)
+    report = ran.report()
+    seconds = [sent.pop(f"accession.seconds {step}") for step in report["seconds"]]
+    assert seconds == [1000 * taken for taken in report["seconds"].values()]
+    assert sent == {
+        "accession.items_written": 718,
+        "accession.write_units": report["write_units"]["consumed"],
+        "accession.throttles": 0,
+        "accession.runs verified": 1,
+        "accession.rejected": 2,
+        "accession.conflicts": 0,
+    }
+
+
 def read_secrets(source: Path) -> list[str]:
     """Every e-mail address and password hash of the sample."""
     with closing(sqlite3.connect(source)) as connection:
@@ -99,7 +163,7 @@ def test_nothing_personal_lies_outside_backups_changes_and_tables(verified: Ran)
     """XComs, params, ID maps, proofs, rejects, the register and the report, byte by byte. Logs: see test_paths."""
     secrets = re.compile(b"|".join(re.escape(value.encode()) for value in read_secrets(verified.source)))
     left = verified.leftovers()
-    assert any(path.endswith("id_map/user.db") for path in left)
+    assert any("/id_map/user-" in path for path in left)
     assert any(path.endswith("airflow.db") for path in left)
     assert [path for path, data in left.items() if secrets.search(data)] == []
 

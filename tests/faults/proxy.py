@@ -22,7 +22,7 @@ import random
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -72,7 +72,11 @@ class Request:
 
 
 class Proxy:
-    """The proxy in a thread of its own, while the `with` block lasts. `faults` may be replaced at any time."""
+    """The proxy in a thread of its own, while the `with` block lasts. `faults` may be replaced at any time.
+
+    `applied` is called with the operation and the body of each request that was applied, before its answer is sent or
+    lost: there the application may do something in between.
+    """
 
     def __init__(self, upstream: str, faults: Faults | None = None, *, port: int = 0, seed: int = 1) -> None:
         address = urlsplit(upstream)
@@ -81,7 +85,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faults-proxy", daemon=True)
         self.faults, self.port = faults or Faults(), port
-        self.counts: Counter[str] = Counter()  # requests, throttled, unprocessed_items, cut_after, ...
+        self.counts: Counter[str] = Counter()  # requests, BatchWriteItem, throttled, cut_after, ...
+        self.applied: Callable[[str, bytes], None] = lambda _, __: None
 
     @property
     def endpoint(self) -> str:
@@ -127,8 +132,11 @@ class Proxy:
         """The answer's bytes; None to cut the connection."""
         operation, faults = request.operation, self.faults
         if not operation or (faults.only and operation not in faults.only):
-            return await self._forward(request)
+            answer = await self._forward(request)
+            self.applied(operation, request.body)
+            return answer
         self.counts["requests"] += 1
+        self.counts[operation] += 1
         await asyncio.sleep(faults.latency)
         fault = self._draw(faults)
         if fault:
@@ -147,6 +155,7 @@ class Proxy:
             answer = await self._forward_part(request, operation)
         else:
             answer = await self._forward(request)
+        self.applied(operation, request.body)
         if fault == "damaged":
             return damage(answer, faults.checksums)
         return {"error_after": self._fail(), "cut_after": None}.get(fault, answer)

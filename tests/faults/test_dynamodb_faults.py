@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import boto3
 import orjson
 import pytest
 
+from accession.aws import REQUEST_TIMEOUT_SECONDS
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
-from accession.errors import AccessError, FencedError, TransientError
+from accession.errors import AccessError, FencedError, PermanentError, TransientError
 from accession.items import ItemKey, KeySchema, Table, TypedItem
 from conftest import Library
+from driver import hurry, open_hasty
 from faults.proxy import ACCOUNT, HOT_KEYS, PROVISIONED, TABLE_LIMIT, Faults, Proxy
 
 EVERYTHING = Faults(
@@ -20,6 +24,12 @@ Connect = Callable[..., DynamoDB]
 Outcomes = Iterator[tuple[PutAbsent | Update | Delete, bool]]
 BROKEN = {"throttled", "error_before", "error_after", "cut_before", "cut_after", "damaged"}
 ANSWER_LOST = Faults(error_after=0.2, cut_after=0.2)
+LOST = {
+    "an error": Faults(error_after=1.0),
+    "a dropped connection": Faults(cut_after=1.0),
+    "a damaged answer": Faults(damaged=1.0),
+    "an unreadable answer": Faults(damaged=1.0, checksums=False),
+}
 
 
 class Clock:
@@ -44,7 +54,7 @@ def proxy(library: Library) -> Iterator[Proxy]:
 def connect(proxy: Proxy) -> Connect:
     """A DynamoDB behind the proxy."""
     client = boto3.client("dynamodb", endpoint_url=proxy.endpoint, config=client_config())
-    return lambda **options: DynamoDB(client, **options)
+    return partial(open_hasty, client)
 
 
 @pytest.fixture
@@ -96,7 +106,7 @@ def test_no_item_is_lost_when_everything_breaks(proxy: Proxy, connect: Connect, 
     items = make_items(2500)  # some 250 requests, so that each kind of fault comes about a dozen times
     progress: list[int] = []
     proxy.faults, dynamodb = EVERYTHING, connect()
-    assert dynamodb.put_items(table, as_puts(items), progress.append) == 2500
+    assert dynamodb.put_items(keyed(table), as_puts(items), progress.append) == (2500, [])
     assert sum(progress) == 2500
     assert read_all(direct, table) == by_key(items)
     assert set(proxy.counts) >= BROKEN | {"unprocessed_items"}, proxy.counts
@@ -108,7 +118,7 @@ def test_a_number_of_writes_is_exact_also_in_a_last_small_batch(
 ) -> None:
     proxy.faults = Faults(unprocessed=1.0)
     for count in (0, 1, 2, 24, 25, 26):
-        assert connect().put_items(table, as_puts(make_items(count))) == count
+        assert connect().put_items(keyed(table), as_puts(make_items(count))) == (count, [])
     assert len(read_all(direct, table)) == 26
     assert proxy.counts["unprocessed_items"] > 0
 
@@ -119,14 +129,15 @@ def test_no_item_is_missed_while_reading_when_everything_breaks(
     items = make_items(600)
     for item in items:
         item["text"] = {"S": "x" * 20_000}
-    direct.put_items(table, as_puts(items))
+    direct.put_items(keyed(table), as_puts(items))
     proxy.faults, dynamodb = EVERYTHING, connect()
     keys = [ItemKey(f"key-{number}") for number in range(700)]
     assert dynamodb.read_items(keyed(table), keys) == by_key(items)
     assert read_all(dynamodb, table) == by_key(items)
     for number in range(20):
-        found = dynamodb.query_keys(keyed(table), "isbn-index", {"isbn": {"S": f"isbn-{number}"}})
-        assert found == [f"key-{number}"]
+        isbn = {"isbn": {"S": f"isbn-{number}"}}
+        assert dynamodb.finds_item(keyed(table), "isbn-index", isbn, ItemKey(f"key-{number}")) is True
+        assert dynamodb.finds_item(keyed(table), "isbn-index", isbn, ItemKey("another")) is False
     assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_keys"] > 0
 
 
@@ -136,9 +147,9 @@ def test_a_page_that_was_damaged_and_has_no_checksum_is_refused(
     items = make_items(20)
     for item in items:
         item["text"] = {"S": "x" * 20_000}
-    direct.put_items(table, as_puts(items))
+    direct.put_items(keyed(table), as_puts(items))
     proxy.faults = Faults(damaged=1.0, checksums=False, only=("Scan",))
-    with pytest.raises(TransientError, match=f"an item of table {table} came damaged"):
+    with pytest.raises(TransientError, match=f"An item of table {table} came damaged"):
         read_all(connect(), table)
 
 
@@ -166,12 +177,138 @@ def test_a_write_whose_answer_was_lost_is_known_as_our_own(
         assert proxy.counts["error_after"] + proxy.counts["cut_after"] > lost
 
 
+class Application:
+    """What the application does: `work`, when the first request of an operation is applied, before it is answered.
+
+    The answer is lost as `faults` says. After it, nothing breaks. `seen` counts the requests that were applied.
+    """
+
+    def __init__(self, proxy: Proxy, operation: str, work: Callable[[], object], faults: Faults | None = None) -> None:
+        self._proxy, self._operation, self._work = proxy, operation, work
+        self.seen: Counter[str] = Counter()
+        proxy.applied, proxy.faults = self._see, faults or Faults()
+
+    def _see(self, operation: str, _: bytes) -> None:
+        self.seen[operation] += 1
+        if operation == self._operation and self.seen[operation] == 1:
+            self._work()
+            self._proxy.faults = Faults()
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_what_the_application_changes_while_the_answer_to_a_batch_is_lost_is_kept(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str, lost: str
+) -> None:
+    """The batch was sent again, over the edit, and the run ended verified."""
+    items = make_items(25)
+    theirs = items[3] | {"rating": {"N": "5000"}}
+    application = Application(
+        proxy, "BatchWriteItem", lambda: direct.put_items(keyed(table), as_puts([theirs])), LOST[lost]
+    )
+    progress: list[int] = []
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+        await hurry(seconds)
+
+    assert connect(sleep=wait).put_items(keyed(table), as_puts(items), progress.append) == (24, ["key-3"])
+    assert sum(progress) == 24
+    # DynamoDB may apply a request later if it answered nothing.
+    assert (REQUEST_TIMEOUT_SECONDS in waits) == (lost == "a dropped connection")
+    assert read_all(direct, table) == by_key(items) | {"key-3": theirs}
+    assert application.seen == {"BatchWriteItem": 1, "BatchGetItem": 1}, "nothing was absent, so nothing is sent again"
+
+
+def test_an_item_that_the_application_makes_before_a_batch_is_repeated_is_kept(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
+    """The batch was not applied. The look finds nothing; then the application puts its own item."""
+    items = make_items(3)
+    theirs = items[1] | {"rating": {"N": "5000"}}
+
+    def put_theirs() -> None:
+        direct.put_items(keyed(table), as_puts([theirs]))
+
+    application = Application(proxy, "BatchGetItem", put_theirs, Faults(cut_before=1.0, only=("BatchWriteItem",)))
+    assert connect().put_items(keyed(table), as_puts(items)) == (2, ["key-1"])
+    assert read_all(direct, table) == by_key(items) | {"key-1": theirs}
+    assert application.seen["PutItem"] == 3, "one of them was refused"
+
+
+def test_no_batch_is_ever_sent_again_after_its_answer_was_lost(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
+    items = make_items(60)
+    proxy.faults = Faults(cut_before=0.5, cut_after=0.5, only=("BatchWriteItem",))
+    assert connect(in_flight=1).put_items(keyed(table), as_puts(items)) == (60, [])
+    assert proxy.counts["cut_before"] + proxy.counts["cut_after"] == 3
+    assert read_all(direct, table) == by_key(items)
+
+
+def test_an_item_that_is_put_again_and_was_applied_late_is_our_own(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
+    """DynamoDB applies the batch after the look found nothing."""
+    items = make_items(3)
+    Application(
+        proxy,
+        "BatchGetItem",
+        lambda: direct.put_items(keyed(table), as_puts(items)),
+        Faults(cut_before=1.0, only=("BatchWriteItem",)),
+    )
+    assert connect().put_items(keyed(table), as_puts(items)) == (3, [])
+
+
+@pytest.mark.parametrize("lost", [None, *LOST])
+def test_an_attribute_that_the_application_adds_just_before_a_delete_is_put_back(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str, lost: str | None
+) -> None:
+    """The condition of a delete does not see it, and the item was gone with it."""
+    item = make_items(1)[0]
+    theirs = item | {"by_the_application": {"S": "kept"}}
+    direct.put_items(keyed(table), as_puts([theirs]))
+    passed: list[None] = []
+    proxy.applied = lambda operation, _: setattr(proxy, "faults", Faults()) if operation == "PutItem" else None
+
+    def check() -> None:
+        if passed:
+            raise FencedError("another run owns the target now")
+        passed.append(None)
+        if lost:
+            proxy.faults = replace(LOST[lost], only=("PutItem",))
+
+    ((_, done),) = connect(check=check, fence_seconds=0).delete_items(keyed(table), [Delete(key(item), item)])
+    assert not done
+    assert read_all(direct, table) == by_key([theirs]), "with the fence or without it"
+
+
+def test_an_item_that_the_application_makes_before_it_is_put_back_is_the_applications(
+    proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
+) -> None:
+    item = make_items(1)[0]
+    direct.put_items(keyed(table), as_puts([item | {"by_the_application": {"S": "old"}}]))
+    newer = item | {"by_the_application": {"S": "new"}}
+    Application(proxy, "DeleteItem", lambda: direct.put_items(keyed(table), as_puts([newer])))
+    assert [done for _, done in connect().delete_items(keyed(table), [Delete(key(item), item)])] == [False]
+    assert read_all(direct, table) == by_key([newer])
+
+
+def test_an_item_that_cannot_be_put_back_is_told(proxy: Proxy, connect: Connect, direct: DynamoDB, table: str) -> None:
+    item = make_items(1)[0]
+    direct.put_items(keyed(table), as_puts([item | {"by_the_application": {"S": "not-for-logs"}}]))
+    proxy.faults = Faults(deny=1.0, only=("PutItem",))
+    with pytest.raises(PermanentError, match=f"Item key-0 of table {table} is deleted, .* could not be put") as caught:
+        list(connect().delete_items(keyed(table), [Delete(key(item), item)]))
+    assert "not-for-logs" not in str(caught.value)
+
+
 def test_the_applications_work_is_kept_when_everything_breaks(
     proxy: Proxy, connect: Connect, direct: DynamoDB, table: str
 ) -> None:
     items = make_items(20)
     theirs = [item | {"rating": {"N": "5000"}} for item in items]
-    direct.put_items(table, as_puts(theirs))
+    direct.put_items(keyed(table), as_puts(theirs))
     proxy.faults, dynamodb = EVERYTHING, connect()
 
     updates = [Update(key(item), item, item | {"rating": {"N": "1000"}}) for item in items]
@@ -200,8 +337,8 @@ def test_a_writer_gives_up_after_long_patience_and_says_how_much_is_missing(
 ) -> None:
     clock = Clock()
     proxy.faults, dynamodb = faults, connect(in_flight=2, clock=clock, sleep=clock.sleep)
-    with pytest.raises(TransientError, match=rf"^60 items for table {table} are not written: .*({reason})"):
-        dynamodb.put_items(table, as_puts(make_items(60)))
+    with pytest.raises(TransientError, match=rf"^60 items for table {table} are not written\. .*({reason})"):
+        dynamodb.put_items(keyed(table), as_puts(make_items(60)))
     assert clock.now >= 300
     assert proxy.counts["requests"] > 20
 
@@ -221,7 +358,7 @@ def test_what_got_through_before_giving_up_is_not_counted_as_missing(
             yield put
 
     with pytest.raises(TransientError, match=r"^25 items"):
-        dynamodb.put_items(table, puts())
+        dynamodb.put_items(keyed(table), puts())
     assert len(read_all(direct, table)) == 50
 
 
@@ -236,8 +373,8 @@ def test_a_writer_that_lost_its_target_sends_nothing_more(proxy: Proxy, connect:
             raise FencedError("another run owns the target now")
 
     with pytest.raises(FencedError):
-        connect(in_flight=1, check=check, fence_seconds=0).put_items(table, as_puts(make_items(800)))
-    assert proxy.counts["requests"] == 10
+        connect(in_flight=1, check=check, fence_seconds=0).put_items(keyed(table), as_puts(make_items(800)))
+    assert proxy.counts["requests"] - proxy.counts["BatchGetItem"] == 10
 
 
 def test_a_refused_permission_names_the_action_and_is_not_tried_again(
@@ -248,14 +385,14 @@ def test_a_refused_permission_names_the_action_and_is_not_tried_again(
         connect().describe_table(table)
     assert proxy.counts["requests"] == 1
     with pytest.raises(AccessError, match=f"dynamodb:BatchWriteItem on table {table}"):
-        connect().put_items(table, as_puts(make_items(1)))
+        connect().put_items(keyed(table), as_puts(make_items(1)))
 
 
 @pytest.mark.parametrize("reason", [TABLE_LIMIT, PROVISIONED, ACCOUNT])
 def test_a_tables_limit_slows_all_writers(proxy: Proxy, connect: Connect, table: str, reason: str) -> None:
     clock = Clock()
     proxy.faults = Faults(throttle=0.3, throttle_reasons=(reason,))
-    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
+    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(keyed(table), as_puts(make_items(500)))
     assert proxy.counts["throttled"] > 0
     assert clock.now > 2, "500 items of two units at the lowest rate, 250 units a second, take about 4 s"
 
@@ -263,7 +400,7 @@ def test_a_tables_limit_slows_all_writers(proxy: Proxy, connect: Connect, table:
 def test_a_hot_key_range_slows_only_its_own_items(proxy: Proxy, connect: Connect, table: str) -> None:
     clock = Clock()
     proxy.faults = Faults(throttle=0.3, throttle_reasons=(HOT_KEYS,))
-    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(table, as_puts(make_items(500)))
+    connect(in_flight=1, clock=clock, sleep=clock.sleep).put_items(keyed(table), as_puts(make_items(500)))
     assert proxy.counts["throttled"] > 0
     assert clock.now < 2
 
@@ -285,6 +422,7 @@ def test_the_others_do_not_wait_for_a_hot_key_range(
             proxy.faults = Faults()
 
     dynamodb = connect(in_flight=4, clock=clock, sleep=clock.sleep)
-    assert dynamodb.put_items(table, as_puts(items), count) == done == 2500
+    assert dynamodb.put_items(keyed(table), as_puts(items), count) == (2500, [])
+    assert done == 2500
     assert proxy.counts["throttled"] > 0 and proxy.counts["unprocessed_items"] > 0
     assert read_all(direct, table) == by_key(items)

@@ -22,12 +22,12 @@ from driver import Driver
 from faults.proxy import Faults, Proxy
 
 LATENCY = 0.25
-ROWS = 1500
+ROWS = 1000
 
 
 @pytest.fixture
 def staged(library: Library, tmp_path: Path) -> Driver:
-    """A run that is about to write 1,500 users."""
+    """A run that is about to write 1,000 users."""
     source = write_sample(tmp_path / "site.db", users=ROWS, books=1, user_books=0, orphans=0, odd=0)
     driver = Driver(library, source)
     driver.stage_all()

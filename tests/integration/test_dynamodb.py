@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from accession.dynamodb import Delete, DynamoDB, PutAbsent, Update, client_config
-from accession.errors import AccessError, FencedError, PermanentError, TargetError, TransientError
+from accession.dynamodb.reader import LOOK_UP_PAGES, Reader
+from accession.errors import CredentialsError, FencedError, PermanentError, TargetError, TransientError
 from accession.items import ItemKey, KeySchema, Table, TypedItem
 from conftest import Library, LocalAws
 
@@ -89,13 +90,16 @@ def test_a_table_is_described_with_its_keys_and_indexes(dynamodb: DynamoDB, tabl
         table, "ACTIVE", "user_book_id", "S", None,
     )  # fmt: skip
     assert found.arn.endswith(f":table/{table}")
-    assert found.indexes == {"user-index": ("user_id",), "user-book-index": ("user_id", "book_id")}
+    assert found.indexes == {
+        "user-index": (("user_id",), ()),
+        "user-book-index": (("user_id",), ("book_id",)),
+    }
     assert found.index_status == {"user-index": "ACTIVE", "user-book-index": "ACTIVE"}
 
 
 def test_a_table_is_empty_until_it_holds_an_item(dynamodb: DynamoDB, table: str) -> None:
     assert dynamodb.is_empty(table)
-    dynamodb.put_items(table, as_puts([make_item(1)]))
+    dynamodb.put_items(keyed(table), as_puts([make_item(1)]))
     assert not dynamodb.is_empty(table)
 
 
@@ -104,13 +108,13 @@ def test_a_table_is_empty_until_it_holds_an_item(dynamodb: DynamoDB, table: str)
     [
         lambda dynamodb: dynamodb.describe_table("Nowhere"),
         lambda dynamodb: dynamodb.is_empty("Nowhere"),
-        lambda dynamodb: dynamodb.put_items("Nowhere", as_puts([make_item(1)])),
+        lambda dynamodb: dynamodb.put_items(keyed("Nowhere"), as_puts([make_item(1)])),
         lambda dynamodb: dynamodb.read_items(keyed("Nowhere"), [ItemKey("a")]),
         lambda dynamodb: delete_item(dynamodb, "Nowhere", "a", make_item(1)),
     ],
 )
 def test_a_missing_table_is_named_with_the_remedy(dynamodb: DynamoDB, call: Callable[[DynamoDB], object]) -> None:
-    with pytest.raises(TargetError, match=r"table Nowhere does not exist in us-east-1: run make deploy"):
+    with pytest.raises(TargetError, match=r"^Table Nowhere does not exist in us-east-1: run make deploy"):
         call(dynamodb)
 
 
@@ -121,7 +125,7 @@ def test_a_missing_table_is_named_with_the_remedy(dynamodb: DynamoDB, call: Call
 def test_every_item_of_any_number_is_written_once(dynamodb: DynamoDB, table: str, count: int) -> None:
     items = [make_item(number) for number in range(count)]
     progress: list[int] = []
-    assert dynamodb.put_items(table, as_puts(items), progress.append) == count
+    assert dynamodb.put_items(keyed(table), as_puts(items), progress.append) == (count, [])
     assert sum(progress) == count and len(progress) == -(-count // 25)
     assert sorted(read_all(dynamodb, table), key=str) == sorted(items, key=str)
     assert dynamodb.consumed_write_units >= count
@@ -139,7 +143,7 @@ def test_every_type_and_script_reads_back_as_it_went_in(dynamodb: DynamoDB, tabl
         small={"N": "-0.000000000000000000000000000001"},
         json={"M": {"list": {"L": [{"N": "1"}, {"S": "zwei"}, {"M": {}}, {"L": []}]}}},
     )
-    dynamodb.put_items(table, as_puts([item]))
+    dynamodb.put_items(keyed(table), as_puts([item]))
     assert read_one(dynamodb, table) == item
     assert read_all(dynamodb, table) == [item]
 
@@ -149,13 +153,13 @@ def test_items_near_the_limit_are_split_over_requests_by_size(dynamodb: DynamoDB
     puts = as_puts(items)
     assert sum(len(item) for _, item in puts) > 16_000_000
     progress: list[int] = []
-    dynamodb.put_items(table, puts, progress.append)
+    dynamodb.put_items(keyed(table), puts, progress.append)
     assert sorted(progress) == [2, 6]
     assert len(read_all(dynamodb, table)) == 8
 
 
 def test_a_key_that_comes_twice_does_not_sink_its_batch(dynamodb: DynamoDB, table: str) -> None:
-    assert dynamodb.put_items(table, as_puts([make_item(1), make_item(2), make_item(1)])) == 3
+    assert dynamodb.put_items(keyed(table), as_puts([make_item(1), make_item(2), make_item(1)])) == (3, [])
     assert {item["user_book_id"]["S"] for item in read_all(dynamodb, table)} == {"key-1", "key-2"}
 
 
@@ -176,7 +180,7 @@ def test_puts_are_taken_only_as_they_are_needed(table: str) -> None:
         done += count
         ahead.append(taken - done)
 
-    dynamodb.put_items(table, puts(), written)
+    dynamodb.put_items(keyed(table), puts(), written)
     assert max(ahead) <= 4 * 25
 
 
@@ -191,13 +195,13 @@ def test_a_writer_that_lost_its_target_stops(table: str) -> None:
 
     dynamodb = DynamoDB(boto3.client("dynamodb", config=client_config()), in_flight=1, check=check, fence_seconds=0)
     with pytest.raises(FencedError):
-        dynamodb.put_items(table, as_puts([make_item(number) for number in range(500)]))
+        dynamodb.put_items(keyed(table), as_puts([make_item(number) for number in range(500)]))
     assert len(read_all(dynamodb, table)) == 75
 
 
 def test_what_the_service_refuses_is_told_without_values(dynamodb: DynamoDB, table: str) -> None:
     with pytest.raises(PermanentError, match=f"refused dynamodb:BatchWriteItem on table {table}") as caught:
-        dynamodb.put_items(table, as_puts([make_item(1, rating={"N": "not-for-logs"})]))
+        dynamodb.put_items(keyed(table), as_puts([make_item(1, rating={"N": "not-for-logs"})]))
     assert "not-for-logs" not in str(caught.value)
 
 
@@ -206,7 +210,7 @@ def test_what_the_service_refuses_is_told_without_values(dynamodb: DynamoDB, tab
 
 def test_an_update_changes_what_differs_and_nothing_else(dynamodb: DynamoDB, table: str) -> None:
     before = make_item(1, status={"S": "reading"}, old={"NULL": True})
-    dynamodb.put_items(table, as_puts([before | {"by_the_application": {"S": "kept"}}]))
+    dynamodb.put_items(keyed(table), as_puts([before | {"by_the_application": {"S": "kept"}}]))
     after = {**before, "status": {"S": "read"}, "new": {"BOOL": True}}
     del after["old"]
     assert update_item(dynamodb, table, "key-1", before, after)
@@ -232,9 +236,24 @@ def test_an_update_leaves_alone_what_the_application_changed(
     before = make_item(1, status={"S": "reading"}, old={"NULL": True})
     after = make_item(1, status={"S": "read"}, new={"BOOL": True})
     held = {name: value for name, value in (before | touched).items() if value is not None}
-    dynamodb.put_items(table, as_puts([held]))
+    dynamodb.put_items(keyed(table), as_puts([held]))
     assert not update_item(dynamodb, table, "key-1", before, after)
     assert read_one(dynamodb, table) == held
+
+
+@pytest.mark.parametrize("name", ["status", "old", "new"])
+def test_an_update_is_not_repeated_over_what_the_application_put_back(
+    dynamodb: DynamoDB, table: str, name: str
+) -> None:
+    """It was applied, its answer was lost, and the application reverted one: each is as before or as after."""
+    before = make_item(1, status={"S": "reading"}, old={"NULL": True}, other={"N": "1"})
+    after = make_item(1, status={"S": "read"}, new={"BOOL": True}, other={"N": "2"})
+    reverted = {key: value for key, value in after.items() if key != name}
+    reverted |= {name: before[name]} if name in before else {}
+    dynamodb.put_items(keyed(table), as_puts([reverted]))
+    assert not update_item(dynamodb, table, "key-1", before, after)
+    assert not update_item(dynamodb, table, "key-1", after, before)
+    assert read_one(dynamodb, table) == reverted
 
 
 def test_an_update_never_creates_an_item(dynamodb: DynamoDB, table: str) -> None:
@@ -246,7 +265,7 @@ def test_an_update_never_creates_an_item(dynamodb: DynamoDB, table: str) -> None
 def test_an_update_of_very_many_attributes_fits_its_expression(dynamodb: DynamoDB, table: str) -> None:
     before = make_item(1, **{f"attribute{number}": {"N": "1"} for number in range(100)})
     after = make_item(1, **{f"attribute{number}": {"N": "2"} for number in range(100)})
-    dynamodb.put_items(table, as_puts([before]))
+    dynamodb.put_items(keyed(table), as_puts([before]))
     assert update_item(dynamodb, table, "key-1", before, after)
     assert read_one(dynamodb, table) == after
     assert delete_item(dynamodb, table, "key-1", after)
@@ -267,14 +286,14 @@ def test_an_item_is_put_only_where_nothing_is(dynamodb: DynamoDB, table: str) ->
 def test_a_changed_item_is_not_deleted(dynamodb: DynamoDB, table: str, touched: TypedItem) -> None:
     before = make_item(1, binary={"B": "AAED"})
     held = {name: value for name, value in (before | touched).items() if value is not None}
-    dynamodb.put_items(table, as_puts([held]))
+    dynamodb.put_items(keyed(table), as_puts([held]))
     assert not delete_item(dynamodb, table, "key-1", before)
     assert read_one(dynamodb, table) == held
 
 
 def test_an_item_is_deleted_once(dynamodb: DynamoDB, table: str) -> None:
     item = make_item(1, binary={"B": "AAED"}, null={"NULL": True}, empty={"S": ""}, json={"M": {"a": {"L": []}}})
-    dynamodb.put_items(table, as_puts([item, make_item(2)]))
+    dynamodb.put_items(keyed(table), as_puts([item, make_item(2)]))
     assert delete_item(dynamodb, table, "key-1", item)
     assert not delete_item(dynamodb, table, "key-1", item)
     assert read_all(dynamodb, table) == [make_item(2)]
@@ -286,7 +305,7 @@ def test_an_item_is_deleted_once(dynamodb: DynamoDB, table: str) -> None:
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
 def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb: DynamoDB, table: str, count: int) -> None:
     items = [make_item(number) for number in range(count)]
-    dynamodb.put_items(table, as_puts(items))
+    dynamodb.put_items(keyed(table), as_puts(items))
     keys = [ItemKey(f"key-{number}") for number in range(count + 5)]
     found = dynamodb.read_items(keyed(table), keys + keys[:7])
     assert found == {item["user_book_id"]["S"]: item for item in items}
@@ -295,7 +314,7 @@ def test_items_are_read_by_key_and_absent_ones_are_absent(dynamodb: DynamoDB, ta
 @pytest.mark.parametrize("segments", [1, 4])
 def test_a_scan_over_all_segments_sees_every_item_once(dynamodb: DynamoDB, table: str, segments: int) -> None:
     items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]  # 4.5 MB: several pages
-    dynamodb.put_items(table, as_puts(items))
+    dynamodb.put_items(keyed(table), as_puts(items))
     seen = Counter(item["user_book_id"]["S"] for item in read_all(dynamodb, table, segments))
     assert seen == Counter(f"key-{number}" for number in range(150))
     assert dynamodb.consumed_read_units > 0
@@ -304,13 +323,45 @@ def test_a_scan_over_all_segments_sees_every_item_once(dynamodb: DynamoDB, table
 
 def test_an_index_finds_the_keys_over_all_pages(dynamodb: DynamoDB, table: str) -> None:
     items = [make_item(number, text={"S": "x" * 30_000}) for number in range(150)]
-    dynamodb.put_items(table, as_puts(items))
-    by_user = dynamodb.query_keys(keyed(table), "user-index", {"user_id": {"S": "user-1"}})
-    assert sorted(by_user) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1)
-    values = {"user_id": {"S": "user-1"}, "book_id": {"S": "book-0"}}
-    by_both = dynamodb.query_keys(keyed(table), "user-book-index", values)
-    assert sorted(by_both) == sorted(f"key-{number}" for number in range(150) if number % 3 == 1 and number % 2 == 0)
-    assert dynamodb.query_keys(keyed(table), "user-index", {"user_id": {"S": "nobody"}}) == []
+    dynamodb.put_items(keyed(table), as_puts(items))
+
+    def find(index: str, **values: str) -> set[int]:
+        asked = {name: {"S": value} for name, value in values.items()}
+        keys = [ItemKey(f"key-{number}") for number in range(150)]
+        found = [dynamodb.finds_item(keyed(table), index, asked, key) for key in keys]
+        assert None not in found
+        return {number for number in range(150) if found[number]}
+
+    assert find("user-index", user_id="user-1") == set(range(1, 150, 3))
+    assert find("user-book-index", user_id="user-1", book_id="book-0") == set(range(4, 150, 6))
+    assert find("user-index", user_id="nobody") == set()
+
+
+def test_a_look_up_through_an_index_stops_at_its_item_and_reads_ten_pages_at_most(
+    dynamodb: DynamoDB, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read the whole partition: of an index by genre, a good part of the table for each look-up."""
+    items = [make_item(number, user_id={"S": "one"}, text={"S": "x" * 250_000}) for number in range(60)]
+    dynamodb.put_items(keyed(table), as_puts(items))
+    pages: list[list[TypedItem]] = []
+    read = Reader._read_page
+
+    async def keep(self: Reader, *request: Any) -> tuple[list[Any], TypedItem | None]:
+        items, start = await read(self, *request)
+        pages.append(items)
+        return items, start
+
+    monkeypatch.setattr(Reader, "_read_page", keep)
+
+    def find(key: str) -> bool | None:
+        pages.clear()
+        return dynamodb.finds_item(keyed(table), "user-index", {"user_id": {"S": "one"}}, ItemKey(key))
+
+    assert find("nothing") is None
+    assert len(pages) == LOOK_UP_PAGES
+    first, third = (pages[number][0]["user_book_id"]["S"] for number in (0, 2))
+    assert find(first) is True and len(pages) == 1
+    assert find(third) is True and len(pages) == 3
 
 
 # The client
@@ -320,7 +371,7 @@ def test_the_client_behaves_as_ever_for_others(table: str) -> None:
     client = boto3.client("dynamodb")
     for _ in range(2):  # a second DynamoDB on the same client registers nothing twice
         dynamodb = DynamoDB(client)
-        dynamodb.put_items(table, as_puts([make_item(1, binary={"B": "AAEC"})]))
+        dynamodb.put_items(keyed(table), as_puts([make_item(1, binary={"B": "AAEC"})]))
     assert client.scan(TableName=table)["Items"][0]["binary"] == {"B": b"\x00\x01\x02"}
     client.put_item(TableName=table, Item={"user_book_id": {"S": "key-2"}, "binary": {"B": b"\x00"}})
     assert read_one(dynamodb, table, "key-2") == {"user_book_id": {"S": "key-2"}, "binary": {"B": "AA=="}}
@@ -332,7 +383,7 @@ def test_the_client_behaves_as_ever_for_others(table: str) -> None:
 
 
 def test_a_client_lives_as_long_as_its_results_are_read(dynamodb: DynamoDB, table: str) -> None:
-    dynamodb.put_items(table, as_puts([make_item(number) for number in range(3)]))
+    dynamodb.put_items(keyed(table), as_puts([make_item(number) for number in range(3)]))
 
     def connect() -> DynamoDB:
         return DynamoDB(boto3.client("dynamodb", config=client_config()))
@@ -360,7 +411,7 @@ def test_missing_credentials_are_told_with_the_action(aws: LocalAws, monkeypatch
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     client = boto3.Session().client("dynamodb", config=client_config())
-    with pytest.raises(AccessError, match=r"dynamodb:DescribeTable on table Some needs AWS credentials"):
+    with pytest.raises(CredentialsError, match=r"no AWS credentials for dynamodb:DescribeTable on table Some: set"):
         DynamoDB(client).describe_table("Some")
 
 

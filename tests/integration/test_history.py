@@ -22,9 +22,9 @@ from accession.errors import (
     VerificationError,
 )
 from accession.mapping import MAPPINGS, Mapping, load_mapping
-from accession.target import load_state, seal_target, take_over, unseal_target
+from accession.target import load_state, log_path, take_over, unseal_target
 from conftest import Library
-from driver import Driver
+from driver import Driver, seal_target
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def run(library: Library, source: Path, **params: Any) -> Driver:
 
 
 def tables(driver: Driver) -> dict[str, dict[str, Any]]:
-    keys = {name: entity.target.key for name, entity in driver.mapping.entities.items()}
+    keys = {name: entity.target.keys[0] for name, entity in driver.mapping.entities.items()}
     return {name: {item[keys[name]]["S"]: item for item in driver.scan(name)} for name in driver.mapping.order}
 
 
@@ -279,19 +279,23 @@ def test_a_conflict_met_while_writing_is_kept_held_and_shows_again(library: Libr
         third.plan()
 
 
-def test_work_of_the_application_elsewhere_is_reported_and_never_fails_a_later_run(
-    library: Library, source: Path
+@pytest.mark.parametrize("on_conflict", ["refuse", "keep"])
+def test_work_of_the_application_elsewhere_is_reported_and_what_is_gone_makes_the_run_red_unless_it_is_accepted(
+    library: Library, source: Path, on_conflict: str
 ) -> None:
     first = run(library, source)
     change_target(library, "book", "book_id", ids(first, "book")[2], title={"S": "the app's"})
     delete_in_target(library, "user_book", "user_book_id", ids(first, "user_book")[7])
     change_target(library, "user", "user_id", "somebody-new", username={"S": "n"})
     edit(source, "UPDATE book SET title = 'Emma' WHERE id = 3")
-    report = Driver(library, source).run()
+    report = Driver(library, source, on_conflict=on_conflict).run()
     assert report.status == "verified"
     assert report.entities["book"].drifted == 1
-    assert report.entities["user_book"].drifted == 1
+    assert report.entities["user_book"].lost == 1
     assert report.entities["user"].unexpected == 1
+    assert report.note.endswith("1 lost, 1 drifted, verified")
+    assert report.is_good == (on_conflict == "keep")
+    assert on_conflict == "keep" or "1 items of earlier runs are gone" in (report.reason or "")
 
 
 def test_a_row_gone_bad_keeps_its_item_and_children_until_it_is_mended(library: Library, source: Path) -> None:
@@ -507,11 +511,19 @@ def wait_with_an_edit(library: Library, source: Path, **params: Any) -> tuple[Dr
     return driver, key
 
 
+def forget_results(driver: Driver) -> None:
+    """Remove the results of all attempts, so that they look killed."""
+    for path in list(driver.store.list(f"runs/{driver.run_name}/progress/")):
+        if path.endswith(".json"):
+            driver.store.client.delete_object(Bucket=driver.store.bucket, Key=driver.store.prefix + path)
+
+
 def test_an_undo_lists_what_a_killed_attempt_wrote_and_the_application_then_changed(
     library: Library, source: Path
 ) -> None:
     driver, key = wait_with_an_edit(library, source)
     driver.migrate("book")
+    forget_results(driver)  # as if it had been killed
     change_target(library, "book", "book_id", key, shelf={"S": "A3"})
     with pytest.raises(RefusedError, match=key):  # a second attempt, which cannot know how far the first came
         driver.migrate("book")
@@ -563,10 +575,13 @@ def test_a_seal_that_failed_is_made_up_for_by_a_retry_of_the_report_but_not_put_
     driver = Driver(library, source, seal="cutover")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "accession.run.finish.seal_target", lambda *_: (_ for _ in ()).throw(TransientError("S3 is busy"))
+            "accession.run.finish.append_record", lambda *_, **__: (_ for _ in ()).throw(TransientError("S3 is busy"))
         )
         with pytest.raises(TransientError):
             driver.run()
+    state = load_state(driver.store)
+    assert state is not None
+    assert (state.head, state.sealed) == (None, None), "commit and seal are one record"
     assert driver.end().status == "verified"
     assert load_state(driver.store).sealed.reason == "cutover"  # type: ignore[union-attr]
     unseal_target(driver.store, "one more delta", "the tests")
@@ -661,7 +676,12 @@ def test_what_is_to_be_sealed_is_proved_once_more(library: Library, source: Path
     for name in sealing.mapping.order:
         sealing.verify(name)
     report = sealing.end()
-    assert (report.status, report.entities["book"].drifted) == ("verified", 1)
+    assert (report.status, report.entities["book"].lost, report.is_good) == ("verified", 1, False)
+    assert "not sealed: 1 items are gone" in (report.reason or "")
+    assert load_state(sealing.store).sealed is None  # type: ignore[union-attr]
+    accepting = Driver(library, source, seal="cutover", accept_drift=True).run()
+    assert (accepting.status, accepting.is_good) == ("verified", True)
+    assert load_state(sealing.store).sealed is not None  # type: ignore[union-attr]
 
 
 def test_the_undo_of_a_committed_run_needs_no_marks(library: Library, source: Path) -> None:
@@ -682,6 +702,13 @@ def test_a_damaged_document_is_named(library: Library, source: Path, path: str) 
         driver.plan()
         driver.migrate("book")
     assert "secret" not in str(raised.value)
+
+
+def test_a_damaged_record_is_named_when_a_report_is_made_again(library: Library, source: Path) -> None:
+    driver = run(library, source)
+    driver.store.put(log_path(1), b"{")
+    with pytest.raises(StoreError, match=r"log/00000001\.json is damaged: it is not as it was written"):
+        driver.end()
 
 
 def test_a_damaged_plan_of_the_head_is_named(library: Library, source: Path) -> None:

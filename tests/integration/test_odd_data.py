@@ -416,6 +416,21 @@ def test_keys_that_read_alike_as_number_and_text_refuse_the_run(library: Library
     assert driver.scan("owner") == []
 
 
+@pytest.mark.parametrize(("before", "after"), [("TEXT", ""), ("", "TEXT")])
+def test_a_key_column_that_is_declared_otherwise_is_named(
+    library: Library, tmp_path: Path, before: str, after: str
+) -> None:
+    """A column without a type holds integers, so the last run's text keys seem to be gone, or the other way round."""
+    rows = "INSERT INTO owner VALUES (5, 'a'), (6, 'b');"
+    run_things(library, tmp_path, f"{NO_KEY.format(declared=f'{before} PRIMARY KEY')} {rows}")
+    with closing(sqlite3.connect(tmp_path / "site.db")) as db:
+        db.executescript("DROP TABLE owner; DROP TABLE thing;")
+        db.executescript(f"{NO_KEY.format(declared=f'{after} PRIMARY KEY')} {rows}")
+    driver = Driver(library, tmp_path / "site.db", mapping=make_mapping(tmp_path), max_rejects=9)
+    with pytest.raises(SourceError, match=r"declared type .*[Dd]eclare it as before, so that each row keeps its id"):
+        driver.run()
+
+
 def test_keys_that_differ_in_case_only_where_sqlite_ignores_case(library: Library, tmp_path: Path) -> None:
     """Keys are compared byte by byte: a reference in another case is an orphan and is said to be one."""
     driver = run_things(

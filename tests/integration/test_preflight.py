@@ -22,9 +22,9 @@ from accession.errors import (
     TargetError,
 )
 from accession.mapping import MAPPINGS, load_mapping
-from accession.target import create_state, open_target, seal_target
+from accession.target import create_state, open_target
 from conftest import Library, LocalAws, table_definitions
-from driver import Driver
+from driver import Driver, seal_target
 from faults.proxy import Faults, Proxy
 
 RUN = "20260105T123456Z-0123abcd"
@@ -122,12 +122,12 @@ def test_a_source_that_is_not_what_the_mapping_says(
 def test_a_table_that_is_not_there(library: Library, source: Path) -> None:
     table = library.tables["user_book"]
     library.aws.client("dynamodb").delete_table(TableName=table)
-    refuse(Driver(library, source), TargetError, f"table {table} does not exist in us-east-1", "run make deploy")
+    refuse(Driver(library, source), TargetError, f"Table {table} does not exist in us-east-1", "run make deploy")
 
 
 def test_an_environment_that_nobody_deployed(library: Library, source: Path) -> None:
     driver = Driver(library, source, environment="elsewhere")
-    refuse(driver, TargetError, "table BookLibrary-Users-elsewhere does not exist", "run make deploy")
+    refuse(driver, TargetError, "Table BookLibrary-Users-elsewhere does not exist", "run make deploy")
 
 
 def test_an_index_that_is_not_there(library: Library, source: Path) -> None:
@@ -162,6 +162,62 @@ def test_an_index_keyed_otherwise(library: Library, source: Path) -> None:
     )
 
 
+def test_an_index_with_two_partition_keys_is_not_one_with_a_sort_key(library: Library, source: Path) -> None:
+    """DynamoDB has multi-attribute keys since November 2025; a look-up needs all attributes of the partition key."""
+    keys = {"user_id": "HASH", "book_id": "HASH"}
+    make_table(
+        library,
+        "user_book",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("user_book_id", *keys)],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "user-index",
+                "KeySchema": [{"AttributeName": "user_id", "KeyType": "HASH"}],
+                "Projection": {"ProjectionType": "ALL"},
+            },
+            {
+                "IndexName": "user-book-index",
+                "KeySchema": [{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
+                "Projection": {"ProjectionType": "ALL"},
+            },
+        ],
+    )
+    refuse(
+        Driver(library, source),
+        TargetError,
+        "Index user-book-index of table",
+        "is keyed by user_id (HASH), book_id (HASH): a mapping has only indexes of one partition key",
+        "Delete the index, and create it again after the migration",
+    )
+
+
+def test_an_index_may_have_the_key_of_the_table(library: Library, source: Path, tmp_path: Path) -> None:
+    """It is listed like any other, and proved by look-ups through it."""
+    make_table(
+        library,
+        "book",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("book_id", "title")],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": index,
+                "KeySchema": [
+                    {"AttributeName": name, "KeyType": kind}
+                    for name, kind in zip(names, ("HASH", "RANGE"), strict=False)
+                ],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+            for index, names in {"by-id": ["book_id"], "by-title": ["title", "book_id"]}.items()
+        ],
+    )
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    path = tmp_path / "book_library.yaml"
+    path.write_text(text.replace("isbn-index: [isbn]", "by-title: [title, book_id]\n      by-id: [book_id]"))
+    driver = Driver(library, source, mapping=load_mapping(path))
+    assert driver.run().status == "verified"
+    proof = driver.steps.folder.find_verification("book")
+    assert proof and proof.look_ups == {"by-title": 2, "by-id": 2}
+
+
 def test_an_index_key_of_another_type(library: Library, source: Path) -> None:
     """An item whose isbn is a string would be refused by the service, with all of its batch."""
     make_table(
@@ -180,7 +236,7 @@ def test_an_index_key_of_another_type(library: Library, source: Path) -> None:
     [
         ({"id": "S"}, "has the key id (S), the mapping says user_id (S)"),
         ({"user_id": "N"}, "has the key user_id (N), the mapping says user_id (S)"),
-        ({"user_id": "S", "email": "S"}, "has the key user_id (S) and email, the mapping says user_id (S)"),
+        ({"user_id": "S", "email": "S"}, "has the key user_id (S) and email (S), the mapping says user_id (S)"),
     ],
 )
 def test_a_table_keyed_otherwise(library: Library, source: Path, keys: dict[str, str], said: str) -> None:
@@ -199,7 +255,7 @@ def test_a_table_keyed_otherwise(library: Library, source: Path, keys: dict[str,
 @pytest.mark.parametrize("entity", ["user", "book", "user_book"])
 def test_tables_that_hold_items_already(library: Library, source: Path, entity: str) -> None:
     driver = Driver(library, source)
-    key = driver.mapping.entities[entity].target.key
+    key = driver.mapping.entities[entity].target.keys[0]
     library.aws.client("dynamodb").put_item(TableName=library.tables[entity], Item={key: {"S": "theirs"}})
     refuse(
         driver,
@@ -295,7 +351,7 @@ def test_a_run_to_resume_that_is_not_open(library: Library, source: Path) -> Non
 def test_an_unknown_param(library: Library, source: Path) -> None:
     with pytest.raises(
         ParamsError,
-        match=r"Param max_reject: there is no such param; did you mean max_rejects\? Known are source, environment",
+        match=r"Param max_reject: there is no such param; did you mean max_rejects\? Known are source, source_is_check",
     ):
         Driver(library, source, max_reject=3)
 

@@ -25,13 +25,14 @@ from model import COUNTS, SPECS, Change, Entries, Item, Model, Plan, Row, Rows, 
 from accession.artifacts import Manifest, Report
 from accession.audit import audit_target
 from accession.cli.sample import SCHEMA
-from accession.dynamodb import DynamoDB, client_config
+from accession.dynamodb import DynamoDB, PutOutcome, client_config
 from accession.errors import ConflictError, RefusedError, TargetError, VerificationError
-from accession.target import load_state, seal_target, take_over, unseal_target
+from accession.items import Table
+from accession.target import load_state, take_over, unseal_target
 from conftest import Library, LocalAws, make_library
-from driver import BY, Driver
+from driver import BY, Driver, seal_target
 
-QUICK_SEEDS, QUICK_ROUNDS, SLOW_ROUNDS = 20, 3, 10
+QUICK_SEEDS, QUICK_ROUNDS, SLOW_ROUNDS = 12, 3, 10
 ROWS = 5  # ids per entity: few, so that they are used again
 SEED = os.environ.get("ACCESSION_SEED")
 QUICK = [int(SEED)] if SEED else range(QUICK_SEEDS)
@@ -65,7 +66,7 @@ class Mortal:
                 raise Killed
             yield from method([write])
 
-    def put_items(self, table: str, puts: Iterator[tuple[str, bytes]], **options: Any) -> int:
+    def put_items(self, table: Table, puts: Iterator[tuple[str, bytes]], **options: Any) -> PutOutcome:
         """The items of a batch are written or not, each for itself."""
         self.left -= 1
         if self.left > 0:

@@ -10,6 +10,7 @@ import pytest
 
 from accession.artifacts import Store
 from accession.errors import FencedError, RefusedError, StoreError
+from accession.host import Host
 from accession.target import (
     NO_HASH,
     PATH,
@@ -162,10 +163,22 @@ def test_a_take_over_raises_the_epoch_and_is_for_the_owner_only(store: Store) ->
     with pytest.raises(RefusedError, match="nobody owns it"):
         take_over(store, ONE)
     open_target(store, ONE, None)
-    assert take_over(store, ONE).open == Open(run=ONE, epoch=2)
-    assert take_over(store, ONE).open == Open(run=ONE, epoch=3)
+    assert take_over(store, ONE).open == Open(run=ONE, epoch=2, origin=2)
+    assert take_over(store, ONE).open == Open(run=ONE, epoch=3, origin=3)
     with pytest.raises(RefusedError, match=f"run {ONE} owns it"):
         take_over(store, TWO)
+
+
+def test_an_automatic_rollback_takes_over_only_from_its_own_dag_run(store: Store) -> None:
+    opened = open_target(store, ONE, None).open
+    assert opened
+    assert take_over(store, ONE, origin=1).open == Open(run=ONE, epoch=2, origin=1)
+    assert take_over(store, ONE, origin=1).open == Open(run=ONE, epoch=3, origin=1), "its retry"
+    resumed = take_over(store, ONE).open
+    assert resumed
+    with pytest.raises(RefusedError, match="Another resume or undo"):
+        take_over(store, ONE, origin=1)
+    assert load(store).open == resumed
 
 
 def test_only_the_newest_run_is_undone_and_the_one_on_top_is_named(store: Store) -> None:
@@ -177,14 +190,15 @@ def test_only_the_newest_run_is_undone_and_the_one_on_top_is_named(store: Store)
         commit(store, run, opened.epoch)
     with pytest.raises(RefusedError, match=f"run {TWO} stands on it; undo that one first"):
         reopen_head(store, ONE)
-    assert reopen_head(store, TWO).open == Open(run=TWO, epoch=3)
-    assert reopen_head(store, TWO).open == Open(run=TWO, epoch=4)
+    assert reopen_head(store, TWO).open == Open(run=TWO, epoch=3, origin=3)
+    assert reopen_head(store, TWO).open == Open(run=TWO, epoch=4, origin=4)
 
 
 def test_a_fence_stops_its_writer_within_the_check_interval(store: Store) -> None:
     open_target(store, ONE, None)
     now = [100.0]
-    fence = Fence(store, ONE, 1, clock=lambda: now[0])
+    store.host = Host(monotonic=lambda: now[0])
+    fence = Fence(store, ONE, 1)
     fence.check()
     take_over(store, ONE)
     now[0] += CHECK_SECONDS - 0.001
@@ -193,7 +207,7 @@ def test_a_fence_stops_its_writer_within_the_check_interval(store: Store) -> Non
     for _ in range(2):
         with pytest.raises(FencedError, match=f"writer of run {ONE} \\(epoch 1\\) stopped"):
             fence.check()
-    Fence(store, ONE, 2, clock=lambda: now[0]).check()
+    Fence(store, ONE, 2).check()
 
 
 def test_a_fence_counts_from_its_question_not_from_the_answer(store: Store) -> None:
@@ -203,6 +217,8 @@ def test_a_fence_counts_from_its_question_not_from_the_answer(store: Store) -> N
     class Slow:
         """A store that answers late, and while it does, the target is taken over."""
 
+        host = Host(monotonic=lambda: now[0])
+
         def find(self, path: str) -> Any:
             found = store.find(path)
             if now[0] == CHECK_SECONDS and path == "state.json":
@@ -210,7 +226,7 @@ def test_a_fence_counts_from_its_question_not_from_the_answer(store: Store) -> N
                 take_over(store, ONE)
             return found
 
-    fence = Fence(Slow(), ONE, 1, clock=lambda: now[0])  # type: ignore[arg-type]
+    fence = Fence(Slow(), ONE, 1)  # type: ignore[arg-type]
     fence.check()
     now[0] = CHECK_SECONDS
     with pytest.raises(FencedError):
@@ -286,7 +302,7 @@ def test_a_commit_from_a_process_that_was_frozen_just_before_it_does_not_count(l
     with pytest.raises(FencedError):
         commit(Process(library, FreezingStore).store, ONE, 1)
     state = load(store)
-    assert (state.head, state.open) == (None, Open(run=ONE, epoch=2))
+    assert (state.head, state.open) == (None, Open(run=ONE, epoch=2, origin=2))
     Fence(store, ONE, 2).check()
     commit(store, ONE, 2)
     assert load(store).head == ONE

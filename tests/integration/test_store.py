@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, CredentialRetrievalError, UnauthorizedSSOTokenError
 
-from accession.artifacts import Store, fetch_object, place_object
+from accession.artifacts import Changed, Store, fetch_object, place_object
 from accession.errors import AccessError, AccessionError, StoreError, TransientError
 from conftest import Library
 
@@ -73,6 +73,25 @@ def test_an_address_of_nothing_is_named(library: Library, file: Path, uri: str) 
         fetch_object(library.aws.client("s3"), uri, file)
 
 
+def test_a_source_put_back_leaves_no_wal_or_journal_of_the_old_one_beside_it(library: Library, file: Path) -> None:
+    """SQLite would apply them to the backup, and change it back."""
+    client = library.aws.client("s3")
+    for suffix in ("", "-wal", "-journal"):
+        client.put_object(Bucket=library.bucket, Key=f"app/site.db{suffix}", Body=f"old{suffix}".encode())
+    aside = place_object(client, file, f"s3://{library.bucket}/app/site.db")
+    assert aside == f"s3://{library.bucket}/app/site.db.aside-1"
+    found = client.list_objects_v2(Bucket=library.bucket, Prefix="app/")["Contents"]
+    bodies = {
+        entry["Key"]: client.get_object(Bucket=library.bucket, Key=entry["Key"])["Body"].read() for entry in found
+    }
+    assert bodies == {
+        "app/site.db": b"the backup",
+        "app/site.db.aside-1": b"old",
+        "app/site.db.aside-1-wal": b"old-wal",
+        "app/site.db.aside-1-journal": b"old-journal",
+    }
+
+
 def test_what_lies_where_a_source_is_put_back_is_kept_aside(library: Library, file: Path) -> None:
     client = library.aws.client("s3")
     uri = f"s3://{library.bucket}/app/site.db"
@@ -87,3 +106,28 @@ def test_what_lies_where_a_source_is_put_back_is_kept_aside(library: Library, fi
         assert place_object(client, file, uri) == f"{uri}.aside-{number}"
         assert read("app/site.db") == b"the backup"
         assert read(f"app/site.db.aside-{number}") == b"newer %d" % number
+
+
+class _RepeatingClient:
+    """An S3 client that loses the first answer to every put, so that botocore sends it again."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def put_object(self, **request: Any) -> Any:
+        self._client.put_object(**request)
+        return self._client.put_object(**request)
+
+
+def test_a_document_is_replaced_although_the_answer_to_its_first_put_was_lost(library: Library) -> None:
+    store = Store(library.aws.client("s3", region_name=library.aws.region), library.bucket, "shelf", "lost")
+    store.put("report.json", b"old")
+    seen = store.find("report.json")
+    store.client = _RepeatingClient(store.client)
+    store.replace("report.json", b"new", seen)
+    assert store.get("report.json") == b"new"
+    with pytest.raises(Changed):
+        store.replace("report.json", b"newer", seen)

@@ -1,5 +1,6 @@
 """What a client is told about TLS, proxies and credentials holds for the prepared bytes that go past its serialiser."""
 
+import asyncio
 import select
 import socket
 import ssl
@@ -8,7 +9,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,16 +20,20 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import ClientError, CredentialRetrievalError, EndpointConnectionError
 from certificate import write_certificate
 
-from accession.dynamodb import DynamoDB, client_config
-from accession.errors import AccessError, TransientError
+from accession.dynamodb import DynamoDB, TableDescription, client_config
+from accession.dynamodb.endpoint import find_endpoint
+from accession.dynamodb.transport import HttpTransport
+from accession.errors import CredentialsError, TransientError
+from accession.items import KeySchema, Table
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 
 EMPTY = b'{"Items":[],"Count":0}'
+SOME = Table("Some", KeySchema(("id",)))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -247,6 +253,15 @@ def test_an_answer_without_a_length_ends_with_its_connection() -> None:
         assert open_client(f"http://127.0.0.1:{server.server_port}").is_empty("Some")
 
 
+def test_a_tag_is_set_when_the_answer_is_empty() -> None:
+    """DynamoDB's answer to TagResource has no body; that of MiniStack is an empty object."""
+    with serve() as server:
+        server.RequestHandlerClass.answer = (200, b"")
+        table = TableDescription("Some", "arn:some", "ACTIVE", "id", "S", None, {}, {}, {})
+        open_client(f"http://127.0.0.1:{server.server_port}").set_tag(table, "owner", "us")
+        assert len(server.RequestHandlerClass.asked) == 1
+
+
 def test_an_answer_that_trickles_in_is_given_up_in_time() -> None:
     """The time-out is of the whole request: here each byte comes well within it."""
     with serve() as server:
@@ -275,11 +290,9 @@ def test_a_request_that_timed_out_is_never_sent_to_its_end() -> None:
         reader = threading.Thread(target=read_late, daemon=True)
         reader.start()
         client = make_client(f"http://127.0.0.1:{listener.getsockname()[1]}", config=Config(read_timeout=0.2))
-        now = iter([0.0] * 5 + [1000.0] * 1000)  # one attempt
-        dynamodb = DynamoDB(client, clock=lambda: next(now), sleep=sleep)
         item = b'{"id":{"S":"x"},"text":{"S":"%b"}}' % (b"x" * 15_000_000)
         with pytest.raises(TransientError):
-            dynamodb.put_items("Some", [("x", item)])
+            open_dynamodb(client).put_items(SOME, [("x", item)])  # once; the look for it is never answered
         reader.join(10)
     assert len(got) < 12_000_000
 
@@ -335,7 +348,7 @@ class Refreshing:
 
     def __init__(self, port: int, refresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("accession.dynamodb.transport.REFRESH_SECONDS", 0.0)
-        self.refresh = refresh
+        self.refresh, self.lifetime = refresh, timedelta(minutes=60)
         self.client = make_client(f"http://127.0.0.1:{port}")
         first = self.describe("AKIDFIRST")
         # Any, since the stubs leave out the private attributes that the tests set and read.
@@ -350,7 +363,7 @@ class Refreshing:
         return self.describe("AKIDNEXT")
 
     def describe(self, key: str) -> dict[str, Any]:
-        ends = datetime.now(UTC) + timedelta(minutes=60)
+        ends = datetime.now(UTC) + self.lifetime
         return {"access_key": key, "secret_key": "secret", "token": "token", "expiry_time": ends.isoformat()}
 
 
@@ -363,7 +376,7 @@ def test_credentials_that_end_are_refreshed_before_the_fence_is_asked(monkeypatc
         assert dynamodb.is_empty("Some")
         refreshing.end_in(minutes=5)
         server.RequestHandlerClass.answer = (200, b'{"UnprocessedItems":{}}')
-        assert dynamodb.put_items("Some", [("x", b'{"id":{"S":"x"}}')]) == 1
+        assert dynamodb.put_items(SOME, [("x", b'{"id":{"S":"x"}}')]) == (1, [])
         ended = time.monotonic()
         keys = [headers["authorization"] for _, headers in server.RequestHandlerClass.asked]
     assert ["AKIDFIRST/" in keys[0], "AKIDNEXT/" in keys[1]] == [True, True]
@@ -398,5 +411,118 @@ def test_credentials_that_cannot_be_refreshed_are_told(monkeypatch: pytest.Monke
         dynamodb = DynamoDB(refreshing.client)
         assert dynamodb.is_empty("Some")
         refreshing.end_in(minutes=5)
-        with pytest.raises(AccessError, match="CredentialRetrievalError"):
+        with pytest.raises(CredentialsError, match="CredentialRetrievalError"):
             dynamodb.is_empty("Some")
+
+
+def refuse_role(code: str, status: int) -> ClientError:
+    metadata: Any = {"HTTPStatusCode": status}
+    return ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": metadata}, "AssumeRole")
+
+
+def test_a_role_that_may_no_longer_be_assumed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's own ClientError came through, which no caller knows."""
+
+    def refuse() -> None:
+        raise refuse_role("AccessDenied", 403)
+
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, refuse, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        with pytest.raises(CredentialsError, match=r"dynamodb:Scan on table Some .*AssumeRole \(AccessDenied\)"):
+            dynamodb.is_empty("Some")
+
+
+@pytest.mark.parametrize(("code", "status"), [("Throttling", 400), ("InternalFailure", 500)])
+def test_a_refresh_that_fails_for_now_is_tried_again(monkeypatch: pytest.MonkeyPatch, code: str, status: int) -> None:
+    refused: list[str] = []
+
+    def refuse_twice() -> None:
+        if len(refused) < 2:
+            refused.append(code)
+            raise refuse_role(code, status)
+
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, refuse_twice, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        assert dynamodb.is_empty("Some")
+        assert "AKIDNEXT/" in server.RequestHandlerClass.asked[-1][1]["authorization"]
+    assert len(refused) == 2
+
+
+def test_new_credentials_that_have_expired_already_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore raises a RuntimeError."""
+    with serve() as server:
+        refreshing = Refreshing(server.server_port, lambda: None, monkeypatch)
+        dynamodb = DynamoDB(refreshing.client)
+        assert dynamodb.is_empty("Some")
+        refreshing.end_in(minutes=5)
+        refreshing.lifetime = timedelta(minutes=-1)
+        with pytest.raises(CredentialsError, match="dynamodb:Scan on table Some do not work"):
+            dynamodb.is_empty("Some")
+
+
+EXPIRED = (400, b'{"__type":"com.amazon.coral.service#ExpiredTokenException","message":"expired"}')
+
+
+def test_credentials_that_dynamodb_takes_for_expired_are_refreshed_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They seem to be good for an hour."""
+    with serve() as server:
+        handler = server.RequestHandlerClass
+
+        def accept() -> None:
+            handler.answer = (200, EMPTY)
+
+        dynamodb = DynamoDB(Refreshing(server.server_port, accept, monkeypatch).client)
+        assert dynamodb.is_empty("Some")
+        handler.answer = EXPIRED
+        assert dynamodb.is_empty("Some")
+        keys = [headers["authorization"].partition("/")[0][-9:] for _, headers in handler.asked]
+    assert keys == ["AKIDFIRST", "AKIDFIRST", "=AKIDNEXT"]
+
+
+def test_credentials_that_stay_expired_end_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    refreshed: list[None] = []
+    with serve() as server:
+        server.RequestHandlerClass.answer = EXPIRED
+        refreshing = Refreshing(server.server_port, lambda: refreshed.append(None), monkeypatch)
+        with pytest.raises(CredentialsError, match=r"dynamodb:Scan on table Some \(ExpiredTokenException\): log in"):
+            DynamoDB(refreshing.client).is_empty("Some")
+        assert len(server.RequestHandlerClass.asked) == 3
+    assert len(refreshed) == 2
+
+
+def test_expired_credentials_that_nobody_can_refresh_are_told_at_once() -> None:
+    with serve() as server:
+        server.RequestHandlerClass.answer = EXPIRED
+        with pytest.raises(CredentialsError, match=r"\(ExpiredTokenException\): log in again, or use others\.$"):
+            open_client(f"http://127.0.0.1:{server.server_port}", token="old").is_empty("Some")
+        assert len(server.RequestHandlerClass.asked) == 1
+
+
+class Refusing(asyncio.SelectorEventLoop):
+    """A loop that makes no connection of a socket."""
+
+    given: socket.socket | None = None
+
+    async def create_connection(self, *_: Any, **options: Any) -> Any:
+        self.given = options["sock"]
+        raise OSError("too many open files")
+
+
+def test_a_socket_that_becomes_no_connection_is_closed() -> None:
+    with serve() as server, closing(Refusing()) as loop, ThreadPoolExecutor(1) as executor:
+        endpoint = find_endpoint(make_client(f"http://127.0.0.1:{server.server_port}"))
+
+        async def connect() -> None:
+            with pytest.raises(EndpointConnectionError):
+                await HttpTransport(endpoint, executor, time.monotonic).lease()
+
+        loop.run_until_complete(connect())
+        assert loop.given is not None and loop.given.fileno() == -1

@@ -6,7 +6,6 @@ import sqlite3
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from accession.params import MigrateParams
 from accession.run import Outcome, Run, refuse_plan
 from accession.target import load_state
 from conftest import LocalAws, table_definitions
+from driver import IMPATIENT
 
 FIXTURE = Path(__file__).parent.parent / "fixtures/v0_1_0"
 ABOUT = json.loads((FIXTURE / "about.json").read_text())
@@ -32,13 +32,13 @@ class Old:
 
     def __init__(self, aws: LocalAws) -> None:
         self.aws = aws
-        self.store = Store(aws.client("s3"), ABOUT["bucket"], MAPPING.name, ABOUT["environment"])
+        self.store = Store(aws.client("s3"), ABOUT["bucket"], MAPPING.name, ABOUT["environment"], IMPATIENT)
         self.dynamodb = DynamoDB(aws.client("dynamodb", config=client_config()))
 
     def load(self, run: str, **params: Any) -> Run:
         manifest = RunFolder(self.store, run).load_manifest()
         wanted = MigrateParams(**{**manifest.params, **params})
-        return replace(Run.load(self.store, MAPPING, run, self.dynamodb, wanted), sleep=lambda _: None)
+        return Run.load(self.store, MAPPING, run, self.dynamodb, wanted)
 
     def scan(self) -> dict[str, list[dict[str, Any]]]:
         found = {}
@@ -95,7 +95,7 @@ def test_its_register_is_sound(old: Old) -> None:
 
 
 def test_its_open_run_is_resumed(old: Old) -> None:
-    Run.preflight(old.store, MAPPING, MigrateParams(environment="v010", resume=ABOUT["open"]), old.dynamodb, None, BY)
+    Run.preflight(old.store, MAPPING, MigrateParams(environment="v010", resume=ABOUT["open"]), old.dynamodb, None)
     run = Run.resume(old.store, MAPPING, ABOUT["open"], old.dynamodb)
     report = finish(old.load(run.name, resume=run.name))
     assert (report.status, report.is_open) == ("verified", False)

@@ -1,5 +1,6 @@
 """The proof fails when one value, one item less or one item more is in the tables, and says which."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_a_changed_value_is_mismatched_and_its_attribute_named(written: Driver) 
     update(written, key, "SET title = :v", {":v": {"S": "tampered"}})
     with pytest.raises(VerificationError, match=f"1 mismatched: {key} .*: title"):
         written.verify("book")
+
+
+def test_a_proof_that_dies_leaves_no_id_map_open(written: Driver) -> None:
+    written.library.aws.client("dynamodb").delete_table(TableName=written.library.tables["book"])
+    with pytest.raises(AccessionError) as kept:  # which keeps the frame, and all that it holds
+        written.verify("book")
+    assert kept
+    opened = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            opened.append(str(link.readlink()))
+    assert [file for file in opened if "id_map.db" in file] == []
 
 
 def test_an_added_attribute_is_mismatched(written: Driver) -> None:
@@ -105,15 +118,27 @@ def test_an_item_that_the_application_changes_during_the_proof_is_no_fault_of_an
     written: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The samples are looked up when the scan is done; by then the application has given the book another ISBN."""
-    asked = DynamoDB.query_keys
+    asked = DynamoDB.finds_item
 
-    def change_first(self: DynamoDB, table: Table, index: str, values: dict[str, Any]) -> list[ItemKey]:
+    def change_first(self: DynamoDB, table: Table, index: str, values: dict[str, Any], key: ItemKey) -> bool | None:
         for item in written.library.scan("book"):
             update(written, item["book_id"]["S"], "SET isbn = :i", {":i": {"S": f"978{item['book_id']['S'][:8]}"}})
-        return asked(self, table, index, values)
+        return asked(self, table, index, values, key)
 
-    monkeypatch.setattr(DynamoDB, "query_keys", change_first)
+    monkeypatch.setattr(DynamoDB, "finds_item", change_first)
     assert written.verify("book").ok
+
+
+def test_a_look_up_that_ends_at_its_limit_of_pages_is_counted_as_not_known_and_is_no_fault(
+    written: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too many items share the key of an index. It reads no page here, so that few items are too many."""
+    monkeypatch.setattr("accession.dynamodb.reader.LOOK_UP_PAGES", 0)
+    proof = written.verify("book")
+    assert proof.ok
+    assert proof.look_ups == proof.look_ups_not_known
+    assert proof.look_ups["isbn-index"] > 0
+    assert f"look-ups through isbn-index of {proof.table} ended at their limit of pages" in caplog.text
 
 
 def update(driver: Driver, key: str, expression: str, values: dict[str, Any]) -> None:

@@ -16,7 +16,10 @@ from typing import Any, Literal
 import boto3
 
 REPO = Path(__file__).parents[2]
-PARTS = ("Dockerfile", "docker-compose.yaml", ".dockerignore", ".env.example", "Makefile", "requirements.txt")
+PARTS = (
+    "Dockerfile", "docker-compose.yaml", ".dockerignore", ".env.example", "Makefile", "requirements.txt",
+    "requirements-image.lock",
+)  # fmt: skip
 FOLDERS = ("dags", "include", "plugins")
 BUCKET = "accession-000000000000-us-east-1-{environment}"
 DAG = "migrate_book_library"

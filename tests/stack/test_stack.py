@@ -100,9 +100,12 @@ def test_a_restart_keeps_runs_tables_and_artifacts(stack: Stack) -> None:
 
 
 def test_a_killed_worker_costs_nothing_but_time(stack: Stack, tmp_path: Path) -> None:
+    bucket = BUCKET.format(environment="dev")
+    with (stack.folder / ".env").open("a") as settings:  # what this deployment allows from here on
+        settings.write(f"ACCESSION_ALLOWED_BUCKETS={bucket}\nACCESSION_ALLOWED_SOURCES=s3://{bucket}/sources/\n")
+        settings.write("ACCESSION_ENVIRONMENTS_WITHOUT_APPROVAL=local,dev\n")
     stack.up("WORKERS=2")
     stack.compose("exec", "-T", "scheduler", "python", "-m", "accession.cli", "deploy", "--environment", "dev")
-    bucket = BUCKET.format(environment="dev")
     source = write_sample(
         tmp_path / "big.db",
         users=ROWS["user"],
@@ -153,7 +156,7 @@ def test_real_aws_gets_the_profile_and_no_local_one(stack: Stack, tmp_path: Path
     services = json.loads(other.config())["services"]
     assert not {"ministack", "deploy"} & set(services)
     assert services["scheduler"]["environment"]["AWS_PROFILE"] == "my-profile"
-    assert "AWS_ENDPOINT_URL" not in services["scheduler"]["environment"]
+    assert services["scheduler"]["environment"]["AWS_ENDPOINT_URL"] is None  # so the container does not have it
     [profile] = [one for one in services["scheduler"]["volumes"] if one["target"] == "/home/airflow/.aws"]
     assert profile["source"] == "/home/me/.aws"
     assert profile["read_only"]

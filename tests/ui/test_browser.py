@@ -4,15 +4,18 @@ The tests follow one another as a day would: each builds on what the ones before
 """
 
 import contextlib
+import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,6 +57,7 @@ class Day:
     page: Any
     stranger: Any
     runs: dict[str, str]
+    application: str  # the URL of an application that has no page
 
     def open(self, path: str) -> None:
         self.page.goto(self.url + path)
@@ -112,11 +116,37 @@ class Day:
         self.page.screenshot(path=SHOTS / f"{name}.png", animations="disabled")
 
 
+class Nothing(BaseHTTPRequestHandler):
+    """An application that answers 404 to everything."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve_nothing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     folder = tmp_path_factory.mktemp("ui") / "ui"
     command = [sys.executable, "-m", "accession.cli.ui", "--port", "0", "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        serve_nothing() as application,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"ACCESSION_ALLOWED_APP_URLS": application, "ACCESSION_ALLOWED_BUCKETS": "theirs"},
+        ) as process,
+    ):
         try:
             url, user, password = read_access(process)
             with sync_playwright() as playwright:
@@ -124,7 +154,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
                 page = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light").new_page()
                 page.set_default_timeout(60_000)
                 stranger = browser.new_context().new_page()
-                yield Day(process, folder, url, user, password, page, stranger, {})
+                yield Day(process, folder, url, user, password, page, stranger, {}, application)
                 browser.close()
         finally:
             process.send_signal(signal.SIGTERM)
@@ -158,6 +188,18 @@ def test_a_bad_value_in_the_form_is_refused_with_its_reason(day: Day) -> None:
     form.get_by_role("button", name="Trigger", exact=True).click()
     form.get_by_text("'no such!' does not match").first.wait_for()
     assert day.ask(f"/dags/{DAG}/dagRuns")["total_entries"] == 0
+
+
+def test_the_form_offers_the_buckets_that_the_deployment_allows(day: Day) -> None:
+    day.open(f"/dags/{DAG}")
+    day.page.click("[data-testid=trigger-dag-button]")
+    form = day.page.get_by_role("dialog")
+    form.get_by_role("button", name="2. Target").click()
+    day.page.locator("#element_bucket").click()
+    options = day.page.get_by_role("option")
+    expect(options).to_have_text(["null", re.compile("^accession-"), "theirs"])  # null: the configured one
+    options.last.click()
+    expect(day.page.locator("#element_bucket")).to_contain_text("theirs")
 
 
 def test_a_run_is_triggered_by_the_form(day: Day) -> None:
@@ -244,7 +286,7 @@ def test_the_audit_fits_a_narrow_window(day: Day) -> None:
 
 
 def test_a_person_sees_the_change_set_and_rejects_it(day: Day) -> None:
-    with closing(sqlite3.connect(day.folder / "site.db")) as connection, connection:
+    with closing(sqlite3.connect(day.folder / "data" / "site.db")) as connection, connection:
         connection.execute("UPDATE book SET genre = 'A genre of my own' WHERE id = 17")
     day.trigger("rejected", approval="always")
     day.wait("rejected", "approve", "awaiting_input")
@@ -259,7 +301,7 @@ def test_a_person_sees_the_change_set_and_rejects_it(day: Day) -> None:
 
 
 def test_a_person_approves(day: Day) -> None:
-    with closing(sqlite3.connect(day.folder / "site.db")) as connection, connection:
+    with closing(sqlite3.connect(day.folder / "data" / "site.db")) as connection, connection:
         connection.execute("DELETE FROM user_book WHERE id BETWEEN 50 AND 52")
         connection.execute(
             "INSERT INTO user (username, email, password_hash) VALUES ('new.reader', 'n@example.org', 'x')"
@@ -278,9 +320,9 @@ def test_a_person_approves(day: Day) -> None:
 
 
 def test_a_run_that_fails_after_writing_is_rolled_back_and_says_so(day: Day) -> None:
-    with closing(sqlite3.connect(day.folder / "site.db")) as connection, connection:
+    with closing(sqlite3.connect(day.folder / "data" / "site.db")) as connection, connection:
         connection.execute("UPDATE book SET genre = 'Another genre' WHERE id = 18")
-    day.trigger("rolled back", app_url=f"{day.url}/api/v2/no-such-page")
+    day.trigger("rolled back", app_url=f"{day.application}no-such-page")
     assert day.wait("rolled back", None, "success", "failed") == "failed"
     frame = day.open_audit("rolled back")
     frame.get_by_text("The run failed, and all that it wrote was undone").wait_for()

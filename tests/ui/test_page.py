@@ -17,13 +17,16 @@ from urllib.parse import quote
 
 import pytest
 
-from accession.artifacts import RejectedRow, add_rejects, create_id_map, finish_id_map, run_path
+from accession.artifacts import RejectedRow, RunFolder, add_rejects, create_id_map, finish_id_map, run_path
 from accession.cli.sample import write_sample
 from accession.commands import show_rollback
+from accession.digest import hash_file
 from accession.errors import VerificationError
+from accession.mapping import MAPPINGS, load_mapping
 from accession.target import PATH, log_path
 from conftest import Library, LocalAws, make_library
-from driver import BY, Driver
+from driver import BY, Driver, seal_target
+from xcoms import forget, push
 
 DAG = "migrate_book_library"
 EVIL = "<script>alert('x')</script>"
@@ -37,6 +40,8 @@ ROUTES = (
     "{run}/ids?q=1",
     "{run}/artifacts",
 )
+
+FILES = ("rejects.csv", "report.html", "report.json", "plan.json")
 
 
 class Site:
@@ -79,6 +84,13 @@ def app(airflow_home: Path, aws: LocalAws) -> Any:
     return make_app()
 
 
+@pytest.fixture(autouse=True)
+def no_result_is_kept(airflow_home: Path) -> None:
+    from accession_airflow.single_audit import AUDITS
+
+    AUDITS.forget()
+
+
 def make_token(role: str | None = "admin") -> str:
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
@@ -106,7 +118,11 @@ def site(app: Any, verified: Driver, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def open_site(app: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Site:
+    from accession_airflow import audit_target
+
     monkeypatch.setenv("ACCESSION_BUCKET", driver.library.bucket)
+    audit_target._make_client.cache_clear()  # the pages keep it for minutes; here each site has an endpoint of its own
+    audit_target._make_store.cache_clear()
     return Site(app, make_token(), driver)
 
 
@@ -200,6 +216,38 @@ def test_no_sensitive_value_is_on_any_page(site: Site, verified: Driver) -> None
         assert not [value for value in values if value in html]
 
 
+def test_what_was_rejected_of_a_sensitive_column_is_masked_on_pages_and_in_files(
+    app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same two rows are rejected for what they hold, with the column marked as sensitive and without."""
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    column = "rating: {column: rating, type: number"
+    assert column in text
+    (tmp_path / "book_library.yaml").write_text(text.replace(column, f"{column}, sensitive: true"))
+    source = write_sample(tmp_path / "site.db")
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("UPDATE user_book SET rating = 'hush-hush' WHERE id = 8")
+        connection.execute("UPDATE user SET email = 'hidden' || hex(zeroblob(1200)) WHERE id = 3")  # too long for a key
+    shown = {}
+    for mapping in (load_mapping(tmp_path / "book_library.yaml"), load_mapping(MAPPINGS / "book_library.yaml")):
+        driver = Driver(make_library(library.aws), source, mapping=mapping, max_rejects=20)
+        assert driver.run().totals["rejected"] >= 3
+        site = open_site(app, driver, monkeypatch)
+        pages = [
+            site.get(path) for path in (*ROUTES[2:], "{run}/rows?entity=user", "{run}/rows?entity=user_book&q=rating")
+        ]
+        files = [driver.store.get(run_path(driver.run_name, name)) for name in FILES]
+        shown[mapping.entities["user_book"].attributes["rating"].sensitive] = [
+            *pages,
+            *(file.decode() for file in files),
+        ]
+    assert not [text for texts in shown.values() for text in texts if "hidden0000" in text]
+    assert not [text for text in shown[True] if "hush-hush" in text]
+    assert any("•••" in text for text in shown[True][: len(ROUTES)])
+    assert any("hush-hush" in text for text in shown[False][: len(ROUTES)])
+    assert any("hush-hush" in text for text in shown[False][len(ROUTES) :])
+
+
 def test_rejects_are_filtered_and_paged(site: Site) -> None:
     assert "3 of user_book" in site.text("{run}/rows")
     text = site.text("{run}/rows?entity=user_book&q=NO+book")
@@ -226,7 +274,10 @@ def test_artifacts_are_listed_as_the_register_has_them(site: Site, verified: Dri
 
 
 def test_the_register_is_proved_and_what_was_altered_is_named(site: Site, verified: Driver) -> None:
+    from accession_airflow.single_audit import AUDITS
+
     assert "No record and no artifact was changed." in site.text("{target}/audit")
+    AUDITS.forget()  # it would be shown for a minute
     path = run_path(verified.run_name, "plan.json")
     sound = verified.store.get(path)
     verified.store.put(path, sound.replace(b"718", b"719") + b" ")
@@ -234,8 +285,20 @@ def test_the_register_is_proved_and_what_was_altered_is_named(site: Site, verifi
         text = site.text("{target}/audit")
         assert "A record or an artifact was changed." in text
         assert f"{path} altered" in text
+        verified.store.put(path, sound)
+        assert "A record or an artifact was changed." in site.text("{target}/audit"), "the result is kept"
     finally:
         verified.store.put(path, sound)
+        AUDITS.forget()
+
+
+def test_while_an_audit_is_made_others_are_asked_to_wait(site: Site) -> None:
+    from accession_airflow.single_audit import AUDITS
+
+    with AUDITS._lock:
+        text = site.text("{target}/audit")
+    assert "An audit is under way" in text
+    assert "No record" in site.text("{target}/audit")
 
 
 def test_looking_changes_nothing(site: Site, verified: Driver) -> None:
@@ -294,35 +357,62 @@ def test_a_run_that_is_not_there_is_a_404(site: Site) -> None:
 
 @pytest.fixture
 def airflow_run(verified: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Insert runs of Airflow. Only their conf names the bucket."""
+    """Insert runs of Airflow. Only what their tasks pushed names the bucket; the API server knows none."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
     monkeypatch.delenv("ACCESSION_BUCKET", raising=False)
+    monkeypatch.delenv("ACCESSION_ALLOWED_BUCKETS")
     made = []
 
-    def make(dag_id: str, run_id: str, **conf: Any) -> None:
+    def make(dag_id: str, run_id: str, pushed: dict[str, Any] | None = None, **conf: Any) -> None:
         with create_session() as session:
             session.add(DagRun(dag_id=dag_id, run_id=run_id, run_type="manual", conf=conf))
         made.append(run_id)
+        for key, value in (pushed or {}).items():
+            push(dag_id, run_id, "check" if dag_id.startswith("rollback_") else "backup", key, value)
 
     yield make
+    forget(*made)
     with create_session() as session:
         for run in session.query(DagRun).filter(DagRun.run_id.in_(made)):
             session.delete(run)
 
 
-def test_the_tab_of_an_undo_goes_to_the_run_that_it_undoes(app: Any, verified: Driver, airflow_run: Any) -> None:
+@pytest.mark.parametrize("kind", ["migrate", "rollback"])
+def test_the_tab_of_a_run_finds_it_though_its_bucket_was_configured_on_the_workers_only(
+    app: Any, verified: Driver, airflow_run: Any, kind: str
+) -> None:
     site = Site(app, make_token(), verified)
-    site.get("{run}", 404)  # no run of Airflow names the bucket yet
-    run_id = "manual__2026-01-05T12:00:00+00:00"
-    library = verified.library
-    airflow_run(
-        "rollback_book_library", run_id, bucket=library.bucket, environment=library.environment, run=verified.run_name
-    )
-    answer = site.client.get("/go", params={"dag_id": "rollback_book_library", "run_id": run_id})
+    site.get("{run}", 404)  # no task has used the bucket yet
+    run_id, library = f"manual__{kind}", verified.library
+    target = {"bucket": library.bucket, "environment": library.environment}
+    conf = {"run": verified.run_name} if kind == "rollback" else {}
+    pushed = {"target": target} | ({} if conf else {"run": verified.run_name})
+    airflow_run(f"{kind}_book_library", run_id, pushed, **conf)
+    answer = site.client.get("/go", params={"dag_id": f"{kind}_book_library", "run_id": run_id})
     assert (answer.status_code, answer.headers["location"]) == (307, site.run)
     site.get("{run}")
+
+
+def test_a_bucket_that_a_run_was_asked_to_use_is_not_read(app: Any, verified: Driver, airflow_run: Any) -> None:
+    """Once any bucket that somebody named in a trigger form was a target of the pages."""
+    site = Site(app, make_token(), verified)
+    library = verified.library
+    airflow_run("rollback_book_library", "manual__2", bucket=library.bucket, environment=library.environment)
+    site.get("{run}", 404)
+
+
+def test_a_bucket_that_tasks_have_used_is_not_read_if_the_api_server_allows_others(
+    app: Any, verified: Driver, airflow_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(app, make_token(), verified)
+    library = verified.library
+    target = {"bucket": library.bucket, "environment": library.environment}
+    airflow_run(DAG, "manual__3", {"target": target, "run": verified.run_name})
+    site.get("{run}")
+    monkeypatch.setenv("ACCESSION_BUCKET", "another-one")
+    site.get("{run}", 404)
 
 
 def test_the_tab_says_when_there_is_nothing_yet(app: Any, verified: Driver, airflow_run: Any) -> None:
@@ -413,6 +503,31 @@ def test_a_failed_proof_names_the_item_and_says_what_to_do(
     assert "has the target open" in site.text("{target}")
 
 
+def test_look_ups_are_shown_with_those_that_ended_at_their_limit(site: Site, verified: Driver) -> None:
+    tables = verified.library.tables
+    shown = site.text("{run}")
+    assert "Look-ups through the indexes" in shown
+    assert f" email-index {tables['user']} 10 0 " in shown
+    folder = RunFolder(verified.store, verified.run_name)
+    stored = {folder.path_of_verification(name): proof for name, proof in folder.find_verifications(tables).items()}
+
+    def store(**look_ups: dict[str, int]) -> None:
+        for path, proof in stored.items():
+            verified.store.put(path, proof.model_copy(update=look_ups).dump())
+
+    try:
+        store(look_ups={"isbn-index": 1010, EVIL: 7}, look_ups_not_known={"isbn-index": 1003})
+        shown = site.text("{run}")
+        assert f" isbn-index {tables['book']} 1,010 1,003 " in shown
+        assert f" {tables['book']} 7 0 " in shown
+        assert EVIL not in site.get("{run}")
+        store(look_ups={}, look_ups_not_known={})
+        assert "Look-ups" not in site.text("{run}")
+    finally:
+        for path, proof in stored.items():
+            verified.store.put(path, proof.dump())
+
+
 def test_a_damaged_register_is_shown_as_far_as_it_goes(
     app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,8 +544,6 @@ def test_a_damaged_register_is_shown_as_far_as_it_goes(
 
 
 def test_many_records_are_paged(app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accession.target import seal_target
-
     driver = Driver(library, write_sample(tmp_path / "site.db"), max_rejects=2)
     driver.run()
     for number in range(30):
@@ -459,9 +572,9 @@ def test_a_run_with_a_million_rejects_opens_in_a_second(
     add_rejects(connection, (RejectedRow(number, "date_added", reason, 0) for number in range(MILLION)))
     finish_id_map(connection)
     index = driver.index("user_book")
-    digest = driver.store.upload(driver.store.path(index.id_map), id_map)
+    driver.store.upload(driver.store.path(index.id_map), id_map)
     counts = index.counts.model_copy(update={"rejected": MILLION})
-    changed = index.model_copy(update={"id_map_sha256": digest, "counts": counts})
+    changed = index.model_copy(update={"id_map_sha256": hash_file(id_map), "counts": counts})
     driver.store.put(driver.steps.folder.path_of_staged("user_book"), changed.dump())
     text = io.StringIO(newline="")
     rows = csv.writer(text)

@@ -15,7 +15,7 @@ from botocore.exceptions import (
 )
 
 from accession.aws import explain_code, explain_errors, explain_failure
-from accession.errors import AccessError, AccessionError, PermanentError, TransientError
+from accession.errors import AccessError, AccessionError, CredentialsError, PermanentError, TransientError
 
 REQUEST = "dynamodb:Scan on table Books"
 URL = "http://127.0.0.1:9"
@@ -28,13 +28,13 @@ def refuse(code: str, message: str = "No.") -> ClientError:
 @pytest.mark.parametrize(
     ("error", "kind", "sentence"),
     [
-        (NoCredentialsError(), AccessError, f"There are no AWS credentials for {REQUEST}: set AWS_PROFILE, or"),
+        (NoCredentialsError(), CredentialsError, f"There are no AWS credentials for {REQUEST}: set AWS_PROFILE, or"),
         (
             PartialCredentialsError(provider="env", cred_var="x"),
-            AccessError,
+            CredentialsError,
             f"The AWS credentials for {REQUEST} do not work (PartialCredentialsError): log in again, or use others.",
         ),
-        (UnauthorizedSSOTokenError(), AccessError, "do not work (UnauthorizedSSOTokenError): log in again"),
+        (UnauthorizedSSOTokenError(), CredentialsError, "do not work (UnauthorizedSSOTokenError): log in again"),
         (NoRegionError(), AccessError, f"There is no AWS region for {REQUEST}: set AWS_DEFAULT_REGION"),
         (ProfileNotFound(profile="x"), AccessError, "The config profile (x) could not be found: set AWS_PROFILE"),
         (
@@ -46,7 +46,7 @@ def refuse(code: str, message: str = "No.") -> ClientError:
         (refuse("403"), AccessError, f"AWS denied {REQUEST} (403): allow that action for the role in use"),
         (
             refuse("ExpiredToken"),
-            AccessError,
+            CredentialsError,
             f"AWS does not accept the credentials for {REQUEST} (ExpiredToken): log in again, or use others.",
         ),
     ],

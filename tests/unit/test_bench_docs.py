@@ -7,7 +7,7 @@ from pathlib import Path
 REPO = Path(__file__).parents[2]
 sys.path.append(str(REPO / "tests/bench"))
 
-from judge import judge  # noqa: E402
+from judge import judge, judge_large  # noqa: E402
 
 from bench import BLOCK, show, show_load  # noqa: E402
 
@@ -31,3 +31,14 @@ def test_what_the_bars_are_told_decides_them() -> None:
     failed = [verdict.bar for verdict in judge(result) if not verdict.met]
     for bar in ("10 ms: at least 10 times", "10 ms: at least 150 times", "nobody lost", "memory", "a cap"):
         assert any(name.startswith(bar) for name in failed), bar
+
+
+def test_a_step_whose_memory_grows_with_the_rows_of_390_kb_fails_its_bar() -> None:
+    def judge_peak(peak: float, *, exact: bool = True) -> list[bool]:
+        few = {"peak_mib": {"stage": 200.0, "undo": 300.0}, "exact": True}
+        many = {"peak_mib": {"stage": 210.0, "undo": peak}, "exact": exact}
+        return [verdict.met for verdict in judge_large({"500": few, "5000": many})]
+
+    assert judge_peak(360.0) == [True, True]
+    assert judge_peak(361.0) == [False, True]
+    assert judge_peak(300.0, exact=False) == [True, False]

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from accession.cli import main
-from accession.cli.airflow_process import AirflowRun, choose_lines
+from accession.cli import main, ui
+from accession.cli.airflow_process import AirflowRun, allow_conf, choose_lines
 from accession.cli.deploy import Deployment
+from accession.deployment import load_deployment, read_environ
+from accession.errors import ConfigurationError, RefusedError
 from accession.mapping import MAPPINGS
+from accession.params import MigrateParams
+from accession.permissions import expect_allowed, expect_restore, is_exempt
 
 RUN = "20260105T120000Z-0123abcd"
 LOG = """\
@@ -200,6 +204,61 @@ def test_the_place_of_a_backup_is_checked_before_it_becomes_a_path(
         assert runs.pop() == ("rollback_book_library", {**conf, "restore_to": place})
 
 
+def test_what_is_typed_on_this_machine_is_allowed_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The settings of the environment count as well, by either of their names."""
+    monkeypatch.setenv("AIRFLOW__ACCESSION__ALLOWED_RESTORES", "/restored")
+    monkeypatch.setenv("ACCESSION_SOURCE", "/data/site.db")
+    odd = str(tmp_path / 'a, "b".db')
+    environ = allow_conf(
+        {"source": odd, "bucket": "theirs", "environment": "prod", "restore_to": odd, "app_url": "http://app/health"}
+    )
+    deployment = load_deployment(read_environ(environ))
+    expect_allowed(deployment, MigrateParams(source=odd, bucket="theirs", app_url="http://app/health"))
+    expect_restore(deployment, odd, "/data/site.db")
+    assert deployment.allowed_restores == ("/restored", odd)
+    assert is_exempt(deployment, "prod", is_in_each_table=False)
+    with pytest.raises(RefusedError, match="Param bucket: this deployment does not allow others"):
+        expect_allowed(deployment, MigrateParams(bucket="others"))
+
+
+@pytest.mark.parametrize("command", ["deploy", "migrate", "rollback", "audit"])
+def test_a_wrong_environment_is_refused_before_aws_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr("boto3.Session", lambda: pytest.fail("AWS was asked"))
+    assert main.main([command, "--environment", "a/b"]) == 2
+    assert "Param environment: must be 1 to 64 letters, digits, _ and -, with a letter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["abc", "65536", "-1", "²"])
+def test_the_ui_refuses_what_is_not_a_port(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ui.main([f"--port={port}"])
+    assert f"{port} is not a port: give a number up to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("bucket", "Bad_One", "Option bucket: must be the name of a bucket: 3 to 63"),
+        (
+            "allowed_buckets",
+            "good, Bad_One",
+            "Option allowed_buckets.1: must be the name of a bucket, in which * ",
+        ),
+        ("allowed_sources", "data/site.db", "Option allowed_sources.0: must be an absolute path or an address that"),
+        ("allowed_environments", "a/b", "Option allowed_environments.0: must be the name of an environment, in which"),
+        ("allowed_app_urls", "ftp://x", "Option allowed_app_urls.0: must be a URL that begins with http:// or"),
+        ("sns_topic", "topic", "Option sns_topic: must be an ARN, which begins with arn:"),
+        ("approval_hours", "0", "Option approval_hours: must be at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_it_takes(name: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load_deployment({name: value}.get)
+    assert str(refused.value).startswith(f"[accession] of Airflow's configuration: {message}")
+
+
 def test_an_old_name_in_conf_is_warned_of_and_both_names_are_refused(
     runs: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -217,10 +276,20 @@ def test_an_old_name_in_conf_is_warned_of_and_both_names_are_refused(
 
 
 def test_deploy_says_what_to_type_next(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    made = Deployment("ours", "arn:policy", "created", "created")
-    monkeypatch.setattr(main, "deploy_stacks", lambda *_, **__: made)
-    assert main.main(["deploy", "--environment", "dev"]) == 0
-    assert "next: make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev\n" in capsys.readouterr().out
+    made = Deployment("ours", "arn:worker", "arn:source", "arn:pages", "arn:auditor", "created", "created")
+    asked: list[dict[str, str]] = []
+
+    def deploy(*_: Any, options: dict[str, str], **__: Any) -> Deployment:
+        asked.append(options)
+        return made
+
+    monkeypatch.setattr(main, "deploy_stacks", deploy)
+    call = ["deploy", "--environment", "dev"]
+    assert main.main([*call, "--conf", '{"SourceRestore": true, "ObjectLockDays": 30}']) == 0
+    assert asked == [{"SourceRestore": "true", "ObjectLockDays": "30"}]
+    said = capsys.readouterr().out
+    assert "next: make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev\n" in said
+    assert all(f": arn:{role}\n" in said for role in ("worker", "source", "pages", "auditor"))
     assert main.main(["deploy", "--environment", "dev", "--mapping", "book_library"]) == 0
     assert "next: make migrate MAPPING=book_library SOURCE=" in capsys.readouterr().out
 

@@ -49,7 +49,7 @@ def test_tables_are_those_that_the_mapping_writes_and_the_application_reads() ->
     assert set(by_name) == {entity.table("dev") for entity in mapping.entities.values()}
     for entity in mapping.entities.values():
         table = by_name[entity.table("dev")]
-        assert table["KeySchema"] == [{"AttributeName": entity.target.key, "KeyType": "HASH"}]
+        assert table["KeySchema"] == [{"AttributeName": entity.target.keys[0], "KeyType": "HASH"}]
         indexes = {
             i["IndexName"]: tuple(k["AttributeName"] for k in i["KeySchema"]) for i in table["GlobalSecondaryIndexes"]
         }
@@ -58,7 +58,7 @@ def test_tables_are_those_that_the_mapping_writes_and_the_application_reads() ->
         for index in table["GlobalSecondaryIndexes"]:
             assert [key["KeyType"] for key in index["KeySchema"]] == ["HASH", "RANGE"][: len(index["KeySchema"])]
         types = {d["AttributeName"]: d["AttributeType"] for d in table["AttributeDefinitions"]}
-        assert types == dict.fromkeys((entity.target.key, *entity.index_keys), "S")
+        assert types == dict.fromkeys((entity.target.keys[0], *entity.index_keys), "S")
 
 
 def test_tables_are_on_demand_restorable_encrypted_and_kept() -> None:
@@ -67,6 +67,7 @@ def test_tables_are_on_demand_restorable_encrypted_and_kept() -> None:
         assert resource["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
         assert resource["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
         assert resource["Properties"]["SSESpecification"] == {"SSEEnabled": True}
+        assert resource["Properties"]["DeletionProtectionEnabled"] is True
 
 
 def test_bucket_is_versioned_encrypted_closed_and_kept() -> None:
@@ -100,8 +101,23 @@ def test_backups_and_old_versions_go_after_30_days() -> None:
     assert {rule["Status"] for rule in rules.values()} == {"Enabled"}
 
 
-def test_policy_has_no_star_action_and_no_star_resource() -> None:
-    for statement in read("artifacts.yaml")["Resources"]["Policy"]["Properties"]["PolicyDocument"]["Statement"]:
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        assert all("*" not in action for action in actions)
-        assert statement["Resource"] != "*"
+def test_policies_have_no_star_action_and_no_star_resource() -> None:
+    resources = read("artifacts.yaml")["Resources"].values()
+    policies = [one for one in resources if one["Type"] == "AWS::IAM::ManagedPolicy"]
+    assert len(policies) == 4
+    for policy in policies:
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            bare = statement["!If"][1] if "!If" in statement else statement
+            actions = bare["Action"] if isinstance(bare["Action"], list) else [bare["Action"]]
+            assert all("*" not in action for action in actions)
+            assert bare["Resource"] != "*"
+
+
+def test_object_lock_is_off_unless_days_are_given() -> None:
+    template = read("artifacts.yaml")
+    assert template["Parameters"]["ObjectLockDays"]["Default"] == 0
+    bucket = template["Resources"]["Bucket"]["Properties"]
+    condition, on, off = bucket["ObjectLockConfiguration"]["!If"]
+    assert (condition, off) == ("HasLock", {"!Ref": "AWS::NoValue"})
+    assert on["Rule"]["DefaultRetention"] == {"Mode": {"!Ref": "ObjectLockMode"}, "Days": {"!Ref": "ObjectLockDays"}}
+    assert bucket["ObjectLockEnabled"]["!If"][:2] == ["HasLock", True]

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from accession.column_types import COLUMN_TYPES, NULL, ColumnType, Default, KeyType, Option, TypedValue, ValueProblem
-from accession.items import ItemBuilder, Reject
+from accession.items import ItemBuilder, Reject, find_key_schemas
 from accession.mapping import Attribute, Mapping
 
 
@@ -28,7 +28,9 @@ def test_the_types_of_the_language() -> None:
         "boolean": (None, True, []),
         "binary": ("B", False, []),
         "timestamp": ("S", True, ["numbers"]),
+        "date": ("S", False, []),
         "json": (None, False, []),
+        "string_set": (None, False, ["separator"]),
         "auto": (None, False, []),
     }
 
@@ -116,7 +118,7 @@ def test_a_new_type_is_one_function_and_one_entry() -> None:
         },
         {"i": ["a"]},
     )
-    builder = ItemBuilder(mapping.entities["thing"], mapping, UUID(int=0))
+    builder = ItemBuilder(mapping.entities["thing"], mapping, find_key_schemas(mapping, {}), UUID(int=0))
     assert builder.convert(("hey", "why")).item == {"a": {"S": "HEY!"}, "b": {"S": "WHY?"}}
     assert builder.convert((None, None)).item == {"b": {"S": "HUSH"}}
     assert mapping.entities["thing"].attributes["a"].key_type == "S"
@@ -143,8 +145,8 @@ def test_a_new_type_s_rules_hold_on_load(attribute: dict[str, Any], fault: str) 
 
 def test_the_types_that_index_keys_may_have_are_listed_from_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     attributes = {"a": {"column": "a", "type": "json"}}
-    with pytest.raises(ValueError, match="a must be of one type, string, number, binary or timestamp"):
+    with pytest.raises(ValueError, match="a must be of one type, string, number, binary, timestamp or date"):
         make_mapping(attributes, {"i": ["a"]})
     monkeypatch.setitem(COLUMN_TYPES, "shout", SHOUT)
-    with pytest.raises(ValueError, match="string, number, binary, timestamp or shout"):
+    with pytest.raises(ValueError, match="string, number, binary, timestamp, date or shout"):
         make_mapping(attributes, {"i": ["a"]})

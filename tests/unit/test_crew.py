@@ -19,7 +19,7 @@ def simulate(coroutine: Coroutine[Any, Any, R]) -> R:
         return loop.run_until_complete(coroutine)
 
 
-def run_all(calls: list[int], function: Callable[[int], Coroutine[Any, Any, Any]], in_flight: int) -> list[Any]:
+def call_all(calls: list[int], function: Callable[[int], Coroutine[Any, Any, Any]], in_flight: int) -> list[Any]:
     async def run() -> list[Any]:
         crew = Crew(function, in_flight)
         ended = [await crew.begin([(call, 0)]) for call in calls]
@@ -35,7 +35,7 @@ async def double(number: int) -> int:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
 def test_every_call_is_made_once_and_comes_back_with_its_result(count: int) -> None:
-    assert sorted(run_all(list(range(count)), double, 4)) == [(number, number * 2) for number in range(count)]
+    assert sorted(call_all(list(range(count)), double, 4)) == [(number, number * 2) for number in range(count)]
 
 
 def test_no_more_calls_run_at_once_than_asked() -> None:
@@ -48,7 +48,7 @@ def test_no_more_calls_run_at_once_than_asked() -> None:
         await asyncio.sleep(0.002)
         running -= 1
 
-    run_all(list(range(60)), call, 5)
+    call_all(list(range(60)), call, 5)
     assert most == 5
 
 
@@ -62,7 +62,7 @@ def test_the_first_error_stops_all() -> None:
         await asyncio.sleep(0.001)
 
     with pytest.raises(ValueError, match="seven"):
-        run_all(list(range(10_000)), call, 4)
+        call_all(list(range(10_000)), call, 4)
     assert len(made) < 30
 
 
@@ -82,7 +82,7 @@ def test_after_an_error_what_is_sent_ends_and_what_waits_is_cancelled() -> None:
             raise
 
     with pytest.raises(ValueError, match="zero"):
-        run_all([0, 1, 2], call, 3)
+        call_all([0, 1, 2], call, 3)
     assert ended == ["2 cancelled", "1 is over"]
 
 
@@ -100,9 +100,37 @@ def test_whoever_waits_to_retry_learns_that_all_is_over() -> None:
         gave_up.append(number)
 
     with pytest.raises(ValueError, match="zero"):
-        run_all([0, 1], call, 2)
+        call_all([0, 1], call, 2)
     assert gave_up == [1]
     assert not find_call().is_over
+
+
+@pytest.mark.parametrize("ending", ["stopped", "abandoned"])
+def test_a_call_that_must_end_ends(ending: str) -> None:
+    """It puts back what it removed, and a retry of it goes on too."""
+    ended: list[int] = []
+
+    async def call(number: int) -> None:
+        find_call().must_end = number == 1
+        await asyncio.sleep(0.01)
+        if number == 0:
+            raise ValueError("zero")
+        await asyncio.sleep(0.05)
+        if find_call().may_go_on:
+            ended.append(number)
+
+    async def run() -> None:
+        crew = Crew(call, 4)
+        await crew.begin([(0, 0), (1, 0), (2, 0)])
+        if ending == "stopped":
+            with pytest.raises(ValueError, match="zero"):
+                await crew.take(0)
+        else:
+            await asyncio.sleep(0)
+            await crew.abandon()
+
+    simulate(run())
+    assert ended == [1]
 
 
 def test_what_is_abandoned_is_cancelled_sent_or_not() -> None:

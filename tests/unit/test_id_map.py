@@ -21,6 +21,7 @@ from accession.artifacts import (
     finish_id_map,
     has_changed,
     list_rejects,
+    mark_conflicts,
     open_id_map,
 )
 from accession.artifacts.id_map import COLUMNS
@@ -69,6 +70,31 @@ def test_a_key_may_not_come_twice_in_one_generation(tmp_path: Path) -> None:
 def test_keys_that_make_the_same_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="Two keys have the same text, but one is a number and one is text"):
         write_map(tmp_path / "m.db", [make_entry(5), make_entry("5")], affinity="")
+
+
+@pytest.mark.parametrize("gone", ["tombstone", "kept_delete"])
+@pytest.mark.parametrize(("before", "now"), [("5", 5), (5, "5")])
+def test_a_key_whose_type_changed_since_the_last_run_is_named(tmp_path: Path, gone: str, before: Any, now: Any) -> None:
+    with pytest.raises(SourceError, match=r"^Key 5 was a number in the last run .* Declare it as before"):
+        write_map(tmp_path / "m.db", [make_entry(now), make_entry(before, state=gone, latest=0)], affinity="")
+
+
+def test_a_map_is_closed_whatever_goes_wrong_with_it(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "m.db", [make_entry(1)])
+
+    def fail() -> Iterable[tuple[str, bytes | None]]:
+        raise KeyError
+        yield
+
+    with pytest.raises(KeyError) as kept:  # which keeps the frame, and all that it holds
+        mark_conflicts(path, fail())
+    with pytest.raises(sqlite3.DatabaseError) as kept_too:
+        (tmp_path / "bad.db").write_bytes(b"no database" * 1000)
+        open_id_map(tmp_path / "bad.db")
+    assert kept and kept_too
+    assert [
+        link for link in Path("/proc/self/fd").iterdir() if link.exists() and tmp_path in link.resolve().parents
+    ] == []
 
 
 def test_a_finished_map_cannot_be_changed(tmp_path: Path) -> None:

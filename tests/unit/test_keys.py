@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accession.items import ItemKey, KeySchema, Table
+from accession.items import ItemKey, KeySchema, find_key_schemas
 from accession.mapping import MAPPINGS, load_mapping
 
 UUID = KeySchema(("user_id",))
@@ -35,9 +35,9 @@ def test_distinct_keys_have_distinct_texts(pairs: list[tuple[str, int]]) -> None
 
 
 def test_an_entity_says_its_table_and_key() -> None:
-    user = load_mapping(MAPPINGS / "book_library.yaml").entities["user"]
-    assert KeySchema.of(user) == UUID
-    assert Table.of(user, "dev") == Table("BookLibrary-Users-dev", UUID)
+    mapping = load_mapping(MAPPINGS / "book_library.yaml")
+    assert find_key_schemas(mapping, {})["user"] == UUID
+    assert mapping.entities["user"].table("dev") == "BookLibrary-Users-dev"
 
 
 @pytest.mark.parametrize(("schema", "key"), [(UUID, "b1"), (PAIR, '["A","1"]')])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from accession.errors import MappingError
-from accession.mapping import MAPPINGS, find_mappings, load_mapping, load_mappings
+from accession.mapping import MAPPINGS, check_mappings, find_mappings, load_mapping
 
 BOOKS = """\
 name: shelf
@@ -145,6 +145,95 @@ def test_the_default_of_a_number_is_exact_to_the_last_digit_of_the_file(tmp_path
     assert load_mapping(path).entities["book"].attributes["title"].default_value == {"N": number}
 
 
+def test_an_index_may_have_the_key_of_the_table(tmp_path: Path) -> None:
+    indexes = {"by-id": ["book_id"], "by-title": ["title", "book_id"], "of-author": ["book_id", "author_id"]}
+    entity = load_mapping(write(tmp_path, change(entities__book__indexes=indexes))).entities["book"]
+    assert entity.indexes["by-id"] == ("book_id",)
+
+
+KEPT = """\
+name: shelf
+entities:
+  author:
+    source: {table: author, key: id}
+    target: {table: "Authors-{environment}", key: {id: keep}}
+  book:
+    source: {table: book, key: [author, nr]}
+    target: {table: "Books-{environment}", key: {pk: "A#{author}", nr: keep}}
+    attributes:
+      author: {column: author, references: author}
+      title: {column: title, type: string}
+"""
+
+
+def test_keys_may_be_kept_and_attributes_empty(tmp_path: Path) -> None:
+    mapping = load_mapping(write(tmp_path, KEPT))
+    author, book = mapping.entities.values()
+    assert (author.target.keys, author.new_id, author.attributes) == (("id",), None, {})
+    assert (book.source.keys, book.target.keys, book.columns) == (
+        ("author", "nr"),
+        ("pk", "nr"),
+        ("author", "title", "nr"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{id: keep}", "{id: keep, sk: keep}", "target.key.sk: sk is not in source.key"),
+        ("{id: keep}", "{}", "entities.author.target.key: must not be empty"),
+        ("{id: keep}", "{a: keep, b: keep, c: keep}", "entities.author.target.key: must have at most 2 entries"),
+        ("{id: keep}", "{id: kept}", "id: the template names no column"),
+        ("{id: keep}", "{id: [id]}", "entities.author.target.key.id: "),
+        ("{id: keep}", "{id: {colum: id}}", "did you mean column?"),
+        ("{id: keep}", "id", "entities.author.attributes: must not be empty"),
+        ("nr: keep", 'nr: "{title}"', "target.key.nr: title is not in source.key"),
+        ("nr: keep", 'nr: "{author}-{nr}"', "two rows could have one key, since no part of it is made of nr alone"),
+        ("nr: keep", 'nr: "{@titel}"', "titel is not an attribute of this entity; did you mean title?"),
+        ("nr: keep", "title: keep", "target.key.title: title is not in source.key"),
+        ("[author, nr]", "[nr, NR]", "entities.book.source.key: a column is listed twice"),
+        ("[author, nr]", "[]", "entities.book.source.key: must not be empty"),
+        ("[author, nr]", "rowid", "identity: is needed with the key rowid"),
+        ("references: author}", "references: {entity: author, part: sk}}", "part: author has no such key"),
+        ("references: author}", "references: {entity: autor}}", "there is no entity autor; did you mean author?"),
+        ("references: author}", "references: {entity: author, via: x}}", "there is no such key"),
+        ("column: author, ref", "column: [author, nr], ref", "so column must name 1 of this table's columns"),
+        ("title, type: string", "[title, nr], type: string", "only a reference has several columns"),
+        ("title, type: string", "title, type: string, optional: true", "only a reference has it"),
+        ("column: title, type: string", 'value: "{title}", type: json', "has the type string or number"),
+        ("column: title, type: string", 'value: "{title", type: string', "belongs to no placeholder"),
+        ("column: title, type: string", 'value: "{@nr}", type: string', "nr is not an attribute of this entity"),
+        ("title, type: string", "nr, type: string, sensitive: true", "nr cannot be sensitive and the key"),
+    ],
+)
+def test_each_fault_of_a_key_is_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in KEPT
+    with pytest.raises(MappingError) as refused:
+        load_mapping(write(tmp_path, KEPT.replace(old, new)))
+    assert message in str(refused.value)
+
+
+def test_a_template_is_as_sensitive_as_what_it_is_made_of(tmp_path: Path) -> None:
+    attributes = (
+        "title: {column: title, type: string, sensitive: true}\n"
+        '      raw: {value: "{title}!", type: string}\n'
+        '      made: {value: "{@title}!", type: string}\n'
+        '      other: {value: "{@author}!", type: string}'
+    )
+    text = KEPT.replace("title: {column: title, type: string}", attributes)
+    book = load_mapping(write(tmp_path, text)).entities["book"]
+    assert [name for name in book.attributes if book.is_sensitive(name)] == ["title", "raw", "made"]
+    assert [book.list_columns(name) for name in ("raw", "made", "other")] == [("title",), ("title",), ("author",)]
+
+
+def test_a_child_may_not_have_a_new_id_of_its_parent_in_its_key(tmp_path: Path) -> None:
+    text = KEPT.replace("{id: keep}}", "author_id}\n    attributes: {name: {column: name, type: string}}")
+    assert load_mapping(write(tmp_path, text))
+    text = text.replace('pk: "A#{author}"', "author: keep")
+    with pytest.raises(MappingError, match=r"author has new ids, .* keep the key of author, or give book a new_id"):
+        load_mapping(write(tmp_path, text))
+
+
 def test_twenty_indexes_are_not_too_many(tmp_path: Path) -> None:
     indexes = {f"i{number}": ["title"] for number in range(20)}
     assert load_mapping(write(tmp_path, change(entities__book__indexes=indexes)))
@@ -167,7 +256,8 @@ def test_no_fault_is_said_in_pydantic_s_words(tmp_path: Path) -> None:
         with pytest.raises(MappingError) as refused:
             load_mapping(write(tmp_path, change(**changes)))
         assert not re.search(
-            r"Input|[Ff]ield required|should|Extra|permitted|valid (string|dict)|\[key\]", str(refused.value)
+            r"Input|[Ff]ield required|should|Extra|permitted|valid (string|dict)|\[key\]|datetime|bytes",
+            str(refused.value),
         )
 
 
@@ -264,6 +354,16 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         "attributes: the key 1 is a number; put it in",
     ),
     ({"entities__book__attributes": {"": {"column": "c", "type": "string"}}}, "book.attributes: the key '' is empty"),
+    (
+        {"entities__book__attributes": {date(2026, 1, 5): {"column": "c", "type": "string"}}},
+        "book.attributes: the key 2026-01-05 is a date; put it in quotes",
+    ),
+    (
+        {"entities__book__source": b"x"},
+        "entities.book.source: must be a block with the keys table, key and where, but is bin",
+    ),
+    ({"entities__book__source__table": "a\ud800"}, "entities.book.source.table: is not valid Unicode; correct the esc"),
+    ({f"{ATTRIBUTE}__type": "a\ud800"}, "a text in it is not valid Unicode: correct the escape \\ud800"),
     ({"entities__book__indexes": {"i": "title"}}, "entities.book.indexes.i: must be a list, but is text"),
     (
         {"entities__book__indexes": {f"i{number}": ["title"] for number in range(21)}},
@@ -365,7 +465,39 @@ def test_a_file_is_named_as_its_mapping(tmp_path: Path, monkeypatch: pytest.Monk
     text = (MAPPINGS / "book_library.yaml").read_text()
     monkeypatch.setattr("accession.mapping.load.MAPPINGS", tmp_path)
     (tmp_path / "book_library.yaml").write_text(text)
-    assert [mapping.name for mapping in load_mappings()] == ["book_library"]
+    sound, errors = check_mappings(find_mappings())
+    assert ([mapping.name for mapping in sound.values()], errors) == (["book_library"], [])
     (tmp_path / "other.yaml").write_text(text)
-    with pytest.raises(MappingError, match=r"other\.yaml: name: book_library is not the file's name"):
-        list(load_mappings())
+    sound, errors = check_mappings(find_mappings())
+    assert [mapping.name for mapping in sound.values()] == ["book_library"]
+    (error,) = errors
+    assert "other.yaml: name: book_library is not the file's name" in str(error)
+
+
+def test_a_broken_mapping_leaves_the_others(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("entities: [")
+    sound, errors = check_mappings(find_mappings(tmp_path))
+    assert list(sound) == [MAPPINGS / "book_library.yaml"]
+    assert [str(error).partition(",")[0] for error in errors] == [str(tmp_path / "broken.yaml")]
+
+
+def test_two_mapping_files_of_one_name_are_one_error_and_no_mapping(tmp_path: Path) -> None:
+    own = MAPPINGS / "book_library.yaml"
+    twin = tmp_path / "book_library.yaml"
+    twin.write_text(own.read_text())
+    sound, errors = check_mappings(find_mappings(tmp_path))
+    assert sound == {}
+    (error,) = errors
+    first, second = sorted([own, twin])
+    assert str(error) == f"{first}: {second} has the same name: rename one of them, and the mapping in it."
+
+
+def test_the_folder_of_mappings_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESSION_MAPPINGS", str(tmp_path / "typo"))
+    with pytest.raises(MappingError, match="typo: this folder of mappings does not exist"):
+        find_mappings()
+
+
+def test_the_same_folder_twice_is_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESSION_MAPPINGS", str(MAPPINGS))
+    assert [path.name for path in find_mappings()] == sorted(path.name for path in MAPPINGS.glob("*.yaml"))

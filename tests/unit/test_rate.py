@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accession.dynamodb.rate import Rate
+from accession.dynamodb.rate import Limit, Rate
 
 UNITS = 25.0  # a batch
 LATENCY = 0.01
@@ -53,7 +53,9 @@ def run(acquiring: Coroutine[Any, Any, None]) -> None:
         acquiring.send(None)
 
 
-def simulate(table: Table, *, seconds: float, cap: float | None = None, charge: float = 1.0) -> Outcome:
+def simulate(
+    table: Table, *, seconds: float, cap: float | None = None, charge: float = 1.0, limit: Limit | None = None
+) -> Outcome:
     """Writers that do nothing but write; `charge` is what a request costs, as a multiple of what was expected."""
     now, slept = 0.0, 0.0
     jitter = random.Random(1)
@@ -62,7 +64,7 @@ def simulate(table: Table, *, seconds: float, cap: float | None = None, charge: 
         nonlocal slept
         slept = length
 
-    rate, outcome = Rate(cap, clock=lambda: now, sleep=sleep), Outcome()
+    rate, outcome = Rate(cap, limit=limit, clock=lambda: now, sleep=sleep), Outcome()
     events: list[tuple[float, int, str, int]] = [(0.0, writer, "begin", 0) for writer in range(WRITERS)]
     while events:
         now, writer, step, attempt = heapq.heappop(events)
@@ -135,3 +137,12 @@ def test_a_throttle_that_was_not_the_tables_is_undone_and_a_later_one_stays() ->
 def test_a_cap_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 0"):
         Rate(0)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 6.0], ids=["just now", "on the plateau", "growing"])
+def test_a_writer_that_knows_the_limit_begins_there(seconds: float) -> None:
+    """As the next part of a run does: without it, each part would find the limit anew."""
+    unknowing = simulate(Table(lambda _: 10_000.0), seconds=3)
+    knowing = simulate(Table(lambda _: 10_000.0), seconds=3, limit=Limit(10_000.0, seconds))
+    assert knowing.share_refused(0, 1) < 0.02 < unknowing.share_refused(0, 1)
+    assert knowing.units(0, 3) > 0.9 * 10_000

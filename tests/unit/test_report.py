@@ -43,6 +43,7 @@ STABLE_ENTITY = {
     "missing",
     "mismatched",
     "drifted",
+    "lost",
     "held",
     "unexpected",
 }
@@ -85,7 +86,7 @@ def test_totals_add_up_all_entities() -> None:
 @pytest.mark.parametrize(
     ("status", "numbers", "note"),
     [
-        ("verified", {"put": 3, "deleted": 1, "unchanged": 25996}, "3 put, 1 deleted, 25 996 unchanged, verified"),
+        ("verified", {"put": 3, "deleted": 1, "unchanged": 25996}, "3 put, 1 deleted, 25,996 unchanged, verified"),
         ("unchanged", {"unchanged": 5}, "5 unchanged, unchanged"),
         ("dry_run", {"put": 1}, "1 put, dry run"),
         ("rolled_back", {}, "rolled back"),

@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from second_process import WAIT, WAL_WRITER, die, running
 from test_source import make
 
 from accession.errors import SourceError
 from accession.source import restore, restore_source, take_snapshot
 from accession.source.database import count_rows
 from accession.source.snapshot import Snapshot
+from second_process import WAIT, WAL_WRITER, die, running
 
 ROWS = {"user": 1, "user_book": 2}
 WORSE = (

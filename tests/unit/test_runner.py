@@ -5,6 +5,7 @@ import gc
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 
@@ -79,9 +80,17 @@ def test_nothing_is_left_after_the_end() -> None:
     runner.close(lambda: cleaned.append("again"))
     assert threading.active_count() == before
     assert cleaned == ["accession-loop"]
-    with pytest.raises(RuntimeError, match="closed"):
-        runner.run(_nothing := asyncio.sleep(0))
-    _nothing.close()
+
+
+def test_a_call_after_the_end_is_told_and_leaves_no_coroutine_behind(runner: LoopThread) -> None:
+    runner.run(asyncio.sleep(0))
+    runner.close(lambda: None)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(RuntimeError, match=r"^This connection to DynamoDB is closed: open another one\.$"):
+            runner.run(asyncio.sleep(0))
+        gc.collect()
+    assert [str(warning.message) for warning in warned] == []
 
 
 def test_work_that_is_left_is_cancelled_at_the_end(runner: LoopThread) -> None:

@@ -9,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from second_process import WAIT, WAL_WRITER, die, run, running
 
 from accession.errors import SourceError
 from accession.source import check_source, quote
 from accession.source import database as source
 from accession.source.database import count_rows, reading
+from second_process import WAIT, WAL_WRITER, die, run, running
 
 SCHEMA = """
 CREATE TABLE user (id INTEGER PRIMARY KEY, username VARCHAR(80) NOT NULL UNIQUE, email TEXT, joined DATETIME);
@@ -100,7 +100,7 @@ def test_shapes_say_what_the_file_declares(library: Path) -> None:
 
 
 def test_names_match_in_any_case_and_come_back_as_asked(library: Path) -> None:
-    shape = check_source(library, {"USER": ["UserName"]}, keys={"USER": "ID"})["USER"]
+    shape = check_source(library, {"USER": ["UserName"]}, keys=[("USER", ["ID"])])["USER"]
     assert shape.columns["UserName"].name == "username"
     assert shape.columns["ID"].primary_key
 
@@ -117,7 +117,7 @@ def test_odd_tables_are_read(tmp_path: Path) -> None:
     )
     odd = 'select "all" [x]; --'
     shapes = check_source(
-        path, {odd: ['a "b" c', "doubled"], "compact": ["code"], "both": ["w"]}, keys={"both": "code"}
+        path, {odd: ['a "b" c', "doubled"], "compact": ["code"], "both": ["w"]}, keys=[("both", ["code"])]
     )
     assert shapes["compact"].key_is_unique("code")
     assert not shapes["compact"].key_is_unique("v"), "a partial index proves nothing of the other rows"
@@ -319,15 +319,15 @@ def test_the_wrong_schema_names_what_is_there(library: Path) -> None:
 
 def test_a_key_that_is_not_unique(library: Path) -> None:
     with pytest.raises(SourceError, match=r"Key column user_id of table user_book .* more than once"):
-        check_source(library, {"user_book": ["rating"]}, keys={"user_book": "user_id"})
-    check_source(library, {"user_book": ["rating"]}, keys={"user_book": "book_id"})
+        check_source(library, {"user_book": ["rating"]}, keys=[("user_book", ["user_id"])])
+    check_source(library, {"user_book": ["rating"]}, keys=[("user_book", ["book_id"])])
     with pytest.raises(SourceError, match="has no column nr"):
-        check_source(library, {"user_book": ["rating"]}, keys={"user_book": "nr"})
+        check_source(library, {"user_book": ["rating"]}, keys=[("user_book", ["nr"])])
 
 
 def test_keys_that_differ_only_in_case_are_two(tmp_path: Path) -> None:
     path = make(tmp_path / "case.db", "CREATE TABLE t (k TEXT COLLATE NOCASE); INSERT INTO t VALUES ('a'), ('A')")
-    assert not check_source(path, {"t": ["k"]}, keys={"t": "k"})["t"].key_is_unique("k")
+    assert not check_source(path, {"t": ["k"]}, keys=[("t", ["k"])])["t"].key_is_unique("k")
 
 
 def test_a_view_that_does_not_work(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from accession.dynamodb.answers import ThrottledError
 from accession.dynamodb.rate import Rate
-from accession.dynamodb.retry import ThrottledError
 from accession.dynamodb.throttles import HOT_SECONDS, Throttles
 
 LIMIT = {"TableWriteMaxOnDemandThroughputExceeded"}

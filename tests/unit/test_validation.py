@@ -89,7 +89,7 @@ def test_every_fault_is_said() -> None:
     [
         (
             {"max_reject": 1},
-            "Param max_reject: there is no such param; did you mean max_rejects? Known are source, environment",
+            "Param max_reject: there is no such param; did you mean max_rejects? Known are source, source_is_chec",
         ),
         ({"approval": "maybe"}, "Param approval: must be auto, always or never"),
         ({"max_rejects": -1}, "Param max_rejects: must be at least 0"),

@@ -1,7 +1,8 @@
-"""What a run leaves on S3: the store, and the model of each stored document."""
+"""The artifacts of a run on S3: the store, and the model of each stored document."""
 
+from accession.artifacts.attempts import Attempt, PartStep, parse_attempts
+from accession.artifacts.auditor import auditor_path, place_auditor
 from accession.artifacts.change_set import (
-    MAX_PARTS,
     Change,
     Counts,
     Part,
@@ -12,7 +13,7 @@ from accession.artifacts.change_set import (
     split_put,
 )
 from accession.artifacts.document import Document, run_path
-from accession.artifacts.execution import Execution, WriteConflict
+from accession.artifacts.execution import Execution, TableLimit, WriteConflict
 from accession.artifacts.id_map import (
     RESOLVING,
     Entry,
@@ -30,22 +31,23 @@ from accession.artifacts.id_map import (
     list_rejects,
     mark_conflicts,
     open_id_map,
+    sample_keys,
 )
 from accession.artifacts.manifest import Manifest, SnapshotRef
 from accession.artifacts.plan import EntityPlan, Plan
-from accession.artifacts.report import GOOD, Amount, EntityReport, Report, Status, Step
+from accession.artifacts.report import GOOD, Amount, EntityReport, Report, SourceAtEnd, Status, Step
 from accession.artifacts.rollback import Rollback, Undone
 from accession.artifacts.run_folder import RunFolder
-from accession.artifacts.s3 import client_config, fetch_object, place_object
-from accession.artifacts.store import Changed, Store, list_environments
+from accession.artifacts.s3 import client_config, fetch_object, peek_object, place_object
+from accession.artifacts.store import Changed, Found, Store, list_environments
 from accession.artifacts.verification import PROBLEMS, Problem, Verification
 
 __all__ = [
     "GOOD",
-    "MAX_PARTS",
     "PROBLEMS",
     "RESOLVING",
     "Amount",
+    "Attempt",
     "Change",
     "Changed",
     "Counts",
@@ -55,8 +57,10 @@ __all__ = [
     "Entry",
     "EntryState",
     "Execution",
+    "Found",
     "Manifest",
     "Part",
+    "PartStep",
     "PartWriter",
     "Plan",
     "Problem",
@@ -65,16 +69,19 @@ __all__ = [
     "Rollback",
     "RunFolder",
     "SnapshotRef",
+    "SourceAtEnd",
     "StagedEntity",
     "Status",
     "Step",
     "Store",
+    "TableLimit",
     "Undone",
     "Verification",
     "WriteConflict",
     "add_entries",
     "add_rejects",
     "attach",
+    "auditor_path",
     "client_config",
     "compare_rejects",
     "copy_tombstones",
@@ -89,7 +96,11 @@ __all__ = [
     "list_rejects",
     "mark_conflicts",
     "open_id_map",
+    "parse_attempts",
+    "peek_object",
+    "place_auditor",
     "place_object",
     "run_path",
+    "sample_keys",
     "split_put",
 ]

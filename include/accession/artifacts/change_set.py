@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import orjson
-from pydantic import Field
 
 from accession.artifacts.document import Document
+from accession.digest import hash_file
 from accession.items import ItemKey, KeySchema, RowKey, TypedItem
 
 Op = Literal["put", "update", "delete", "reject", "conflict"]
 
 MAX_PARTS = 1000  # below Airflow's [core] max_map_length, 1024
+# Of a part, uncompressed. A part is a task's work and what a retry repeats, so it must stay small for large items too:
+# 64 MB are about 160 items of 400 KB, the largest that DynamoDB takes.
+PART_BYTES = 64 * 1024**2
 BUFFER_BYTES = 256 * 1024
 
 # A put is written and read without parsing its item, so the order of its fields is fixed. Quotes in a JSON string are
@@ -44,10 +47,14 @@ class Change(NamedTuple):
 
 
 class Part(Document):
-    """One part of an entity: its number, its digest, and how many lines of each kind it has."""
+    """One part of an entity: its number, its digest, and how many lines of each kind it has.
+
+    `name` is that of its object, which contains the digest; version 0.1.0 stored none.
+    """
 
     part: int
     sha256: str
+    name: str = ""
     put: int = 0
     update: int = 0
     delete: int = 0
@@ -64,7 +71,7 @@ class Counts(Document):
     """The numbers that staging found in one entity.
 
     `read_units` were consumed by staging. `reread_units` will be consumed by the writers, which read each item again
-    just before they update or delete it.
+    just before they update or delete it. `item_bytes` is about the size of the items of all rows, as DynamoDB counts.
     """
 
     source_rows: int = 0
@@ -80,25 +87,28 @@ class Counts(Document):
     read_units: float = 0.0
     reread_units: int = 0
     put_bytes: int = 0
+    item_bytes: int = 0
 
 
 class StagedEntity(Document):
     """The result of staging one entity: `changes/<entity>/index.json`.
 
     It is written last: a part without it does not count. `attributes` are those that this run and earlier ones write;
-    all others of an item belong to the application. `key` and `indexes` are those of the table; version 0.1.0 did not
-    store them.
+    all others of an item belong to the application. `samples` are the keys of some live items, spread over the table.
+    `key` is that of the table; version 0.1.0 stored neither it nor samples. `kept` says that keys are made of the rows'
+    own values, and have no new id.
     """
 
     entity: str
     table: str
     key: KeySchema | None = None
-    indexes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    kept: bool = False
     counts: Counts
     rejects: dict[str, int]
     records_changed: bool
     identity: tuple[tuple[str, ...], ...]
     attributes: tuple[str, ...] = ()
+    samples: tuple[str, ...] | None = None
     id_map: str
     id_map_sha256: str
     parts: list[Part]
@@ -132,13 +142,17 @@ def split_put(line: bytes) -> tuple[ItemKey, bytes] | None:
 
 
 class PartWriter:
-    """Write the parts of one entity in constant memory: `rows_per_part` lines each, and at least one part.
+    """Write the parts of one entity in constant memory: at least one part, and at most MAX_PARTS.
 
-    `upload` stores a finished file under the number of its part and returns its SHA-256.
+    A part has at most `rows_per_part` lines and PART_BYTES. If `lines`, the most that there can be, would make more
+    than MAX_PARTS parts, the parts have more lines. If large lines use the parts up, the later ones have more bytes.
+    `upload` stores the finished file of a part.
     """
 
-    def __init__(self, file: Path, rows_per_part: int, upload: Callable[[int, Path], str]) -> None:
-        self._file, self._limit, self._upload = file, rows_per_part, upload
+    def __init__(self, file: Path, rows_per_part: int, lines: int, upload: Callable[[Part, Path], None]) -> None:
+        self._file, self._upload = file, upload
+        self._row_limit = max(rows_per_part, -(-lines // MAX_PARTS))
+        self._lines_left = lines
         self.parts: list[Part] = []
         self._start()
 
@@ -146,22 +160,30 @@ class PartWriter:
         self._ops: Counter[str] = Counter()
         self._lines: list[bytes] = []
         self._size = 0
-        self._rows = 0
+        self._rows = self._bytes = 0
+        # Twice as many after each eighth of MAX_PARTS, 2 TB in all.
+        self._byte_limit = PART_BYTES << (8 * len(self.parts) // MAX_PARTS)
         # The header has no file name and no time, so that the same lines make the same bytes.
         self._stream = self._file.open("wb")
         self._gzip = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=self._stream, mtime=0)
 
     def add(self, op: Op, line: bytes) -> None:
         """Append a line."""
-        if self._rows == self._limit:
+        if self._rows == self._row_limit or (self._bytes + len(line) > self._byte_limit and self._may_split()):
             self._finish()
             self._start()
         self._rows += 1
+        self._bytes += len(line)
+        self._lines_left -= 1
         self._ops[op] += 1
         self._lines.append(line)
         self._size += len(line)
         if self._size >= BUFFER_BYTES:
             self._flush()
+
+    def _may_split(self) -> bool:
+        """Tell whether the part may end before it has all its lines: the parts that are left can take the rest."""
+        return self._rows > 0 and (MAX_PARTS - len(self.parts) - 1) * self._row_limit >= self._lines_left
 
     def __enter__(self) -> "PartWriter":
         return self
@@ -180,8 +202,10 @@ class PartWriter:
         self._flush()
         self._gzip.close()
         self._stream.close()
-        number = len(self.parts)
-        self.parts.append(Part(part=number, sha256=self._upload(number, self._file), **self._ops))
+        number, sha256 = len(self.parts), hash_file(self._file)
+        part = Part(part=number, sha256=sha256, name=f"{number:05d}-{sha256[:16]}.jsonl.gz", **self._ops)
+        self._upload(part, self._file)
+        self.parts.append(part)
 
     def close(self) -> list[Part]:
         """Write the last part, and return all of them."""

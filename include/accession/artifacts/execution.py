@@ -18,8 +18,15 @@ class WriteConflict(Document):
     reason: str
 
 
+class TableLimit(Document):
+    """The limit of a table as a writer found it, in write units a second, and the seconds since it last throttled."""
+
+    units_per_second: float
+    seconds: float
+
+
 class Execution(Document):
-    """The result of one execution of a part: `progress/<entity>/<part>.<step>.json`."""
+    """The result of one attempt at a part: see `attempts`."""
 
     entity: str
     part: int | None
@@ -29,5 +36,6 @@ class Execution(Document):
     write_units: float
     read_units: float = 0.0
     throttled: int
+    limit: TableLimit | None = None  # None if it never throttled
     started_at: str
     ended_at: str

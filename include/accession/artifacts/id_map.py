@@ -8,7 +8,8 @@ A row id that SQLite used again has an entry for each generation. The latest one
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
@@ -34,7 +35,7 @@ CREATE TABLE id_map (
     first_seen TEXT NOT NULL,
     state TEXT NOT NULL,
     written INTEGER NOT NULL,        -- 1: put, updated or deleted by the run of this file
-    UNIQUE (old_key, generation)
+    {parts}UNIQUE (old_key, generation)
 );
 CREATE TABLE rejects (
     old_key,
@@ -71,17 +72,30 @@ class RejectedRow(NamedTuple):
     held: int
 
 
-def create_id_map(path: Path, affinity: str, encoding: str = "UTF-8") -> sqlite3.Connection:
+def create_id_map(path: Path, affinity: str | Sequence[str], encoding: str = "UTF-8") -> sqlite3.Connection:
     """Create an empty map whose old keys compare as a column of `affinity` does. `finish_id_map` makes it durable.
 
-    `encoding` is that of the source, because SQLite attaches only databases of the same text encoding.
+    A key of several columns has several affinities. It is one text in `old_key`, and its values are in key_0, key_1 and
+    so on. `encoding` is that of the source, because SQLite attaches only databases of the same text encoding.
     """
+    columns = (affinity,) if isinstance(affinity, str) else tuple(affinity)
+    declared, parts = columns[0], ""
+    if len(columns) > 1:
+        declared = "TEXT"
+        parts = "".join(
+            f"key_{number} {part} AS (json_extract(old_key, '$[{number}]')) VIRTUAL,\n    "
+            for number, part in enumerate(columns)
+        )
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute(f'PRAGMA encoding = "{encoding}"')
-    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-    connection.executescript(SCHEMA.format(affinity=affinity))
-    connection.execute("BEGIN")
+    try:
+        connection.execute(f'PRAGMA encoding = "{encoding}"')
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+        connection.executescript(SCHEMA.format(affinity=declared, parts=parts))
+        connection.execute("BEGIN")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -91,7 +105,8 @@ def add_entries(connection: sqlite3.Connection, entries: Iterable[Entry]) -> Non
         connection.executemany(f"INSERT INTO id_map ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", entries)
     except sqlite3.IntegrityError as error:
         raise SourceError(
-            f"Two rows have the same key ({error}): make the key column of the mapping unique."
+            f"Two rows have the same key ({error}): make the key column of the mapping unique. If its declared type "
+            "changed since the last run, declare it as before, so that each row keeps its id."
         ) from error
 
 
@@ -118,22 +133,45 @@ def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
 
 
 def finish_id_map(connection: sqlite3.Connection) -> None:
-    """Index, commit and close the map. Raises SourceError if two keys make the same id (5 and '5' in one column)."""
+    """Index, commit and close the map.
+
+    Raises SourceError if two keys make the same id: 5 and '5' in one column, or 5 that was '5' in the last run.
+    """
     connection.execute("COMMIT")
     connection.execute("CREATE INDEX rejects_old_key ON rejects (old_key)")
+    parts = [name for _, name, *_ in connection.execute("PRAGMA table_xinfo(id_map)") if name.startswith("key_")]
+    if parts:
+        connection.execute(f"CREATE INDEX id_map_key ON id_map ({', '.join(parts)})")
     try:
         connection.execute("CREATE UNIQUE INDEX id_map_new_id ON id_map (new_id)")
     except sqlite3.IntegrityError as error:
-        raise SourceError(
-            "Two keys have the same text, but one is a number and one is text: give them the same type."
-        ) from error
+        raise SourceError(_explain_same_id(connection)) from error
     connection.close()
+
+
+def _explain_same_id(connection: sqlite3.Connection) -> str:
+    key, states = connection.execute(
+        "SELECT min(CAST(old_key AS TEXT)), group_concat(state) FROM id_map GROUP BY new_id HAVING count(*) > 1 LIMIT 1"
+    ).fetchone()
+    if "tombstone" in states or "kept_delete" in states:  # the last run's entry counts as gone beside the new one
+        return (
+            f"Key {key} was a number in the last run and is text now, or the other way round: the declared type of the "
+            "key column changed. Declare it as before, so that each row keeps its id."
+        )
+    return (
+        "Two keys have the same text, but one is a number and one is text: give them the same type, since new ids are "
+        f"made of the text. The first such key is {key}."
+    )
 
 
 def open_id_map(path: Path) -> sqlite3.Connection:
     """Open a finished map, read-only."""
     connection = sqlite3.connect(_address(path), uri=True, check_same_thread=False)
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        connection.execute("PRAGMA cache_size = -8000")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -162,24 +200,28 @@ def mark_conflicts(path: Path, conflicts: Iterable[tuple[str, bytes | None]]) ->
     that was to be deleted becomes `kept_delete`, to which no row refers. If attributes of the application were kept,
     the checksum of the earlier row is unknown, so it becomes one that equals no other.
     """
-    connection = sqlite3.connect(path)
-    with connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
             "UPDATE id_map SET checksum = coalesce(?2, checksum), "
             "row_checksum = CASE WHEN row_checksum IS NULL THEN NULL ELSE zeroblob(32) END, "
             "state = CASE state WHEN 'tombstone' THEN 'kept_delete' ELSE 'kept_conflict' END WHERE new_id = ?1",
             conflicts,
         )
-    connection.close()
+
+
+def sample_keys(id_map: sqlite3.Connection, most: int) -> tuple[str, ...]:
+    """Return the keys of at most `most` live items, spread evenly over the map."""
+    last: int = id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
+    query = "SELECT new_id FROM id_map WHERE entry >= ? AND state = 'live' ORDER BY entry LIMIT 1"
+    starts = range(1, last + 1, max(last // most, 1))
+    found = (id_map.execute(query, (start,)).fetchone() for start in starts[:most])
+    return tuple(dict.fromkeys(row[0] for row in found if row))
 
 
 def count_entries(path: Path) -> int:
     """Return the number of entries of a finished map."""
-    connection = open_id_map(path)
-    try:
+    with closing(open_id_map(path)) as connection:
         count: int = connection.execute("SELECT count(*) FROM id_map").fetchone()[0]
-    finally:
-        connection.close()
     return count
 
 
@@ -193,8 +235,7 @@ def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
 
 def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, str]]:
     """Yield each reject with its status since the head: new, remaining, or resolved. The resolved ones come last."""
-    connection = open_id_map(path)
-    try:
+    with closing(open_id_map(path)) as connection:
         if head is None:
             for row in connection.execute("SELECT * FROM rejects ORDER BY rowid"):
                 yield RejectedRow(*row), "new"
@@ -207,14 +248,11 @@ def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, s
         resolved = "NOT EXISTS (SELECT 1 FROM main.rejects r WHERE r.old_key IS h.old_key)"
         for row in connection.execute(f"SELECT * FROM head.rejects h WHERE {resolved} ORDER BY rowid"):
             yield RejectedRow(*row), "resolved"
-    finally:
-        connection.close()
 
 
 def has_changed(path: Path, head: Path | None) -> bool:
     """Tell whether the map differs from the head's in any entry, state, checksum or reject."""
-    connection = open_id_map(path)
-    try:
+    with closing(open_id_map(path)) as connection:
         if head is None:
             return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM id_map)").fetchone()[0])
         attach(connection, head, "head")
@@ -227,5 +265,3 @@ def has_changed(path: Path, head: Path | None) -> bool:
                 if connection.execute(query).fetchone()[0]:
                     return True
         return False
-    finally:
-        connection.close()

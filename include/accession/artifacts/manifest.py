@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from accession.artifacts.auditor import auditor_path
 from accession.artifacts.document import Document
 
 
@@ -22,7 +23,10 @@ class SnapshotRef(Document):
 
 
 class Manifest(Document):
-    """`manifest.json`."""
+    """`manifest.json`. `log_sequence` is the last record of the register when the run was named.
+
+    Version 0.1.0 stored neither that nor `auditor_sha256`, since it put no auditor into the bucket.
+    """
 
     run: str
     mapping: str
@@ -37,5 +41,13 @@ class Manifest(Document):
     parent: str | None
     unchanged: bool
     snapshot: SnapshotRef
+    log_sequence: int = 0
+    auditor_sha256: str | None = None
     started_at: str
     ended_at: str
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Return path and SHA-256 of the objects outside the run's folder that it stands on: backup and auditor."""
+        auditor = {auditor_path(self.auditor_sha256): self.auditor_sha256} if self.auditor_sha256 else {}
+        return {self.snapshot.path: self.snapshot.sha256, **auditor}

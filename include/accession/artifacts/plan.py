@@ -17,7 +17,7 @@ class EntityPlan(Document):
 
 
 class Plan(Document):
-    """`plan.json`. Its read units are those of staging and of the writers, without the scan that verifies."""
+    """`plan.json`. `read_units` are those of staging and of the writers, `proof_read_units` those of the proofs."""
 
     run: str
     entities: dict[str, EntityPlan]
@@ -26,6 +26,7 @@ class Plan(Document):
     conflicts: int
     write_units: int
     read_units: float
+    proof_read_units: float = 0.0
     price_usd: Decimal
     seconds: float
     records_changed: bool

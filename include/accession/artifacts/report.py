@@ -6,6 +6,7 @@ from accession.artifacts.document import Document
 from accession.artifacts.manifest import SnapshotRef
 
 Status = Literal["verified", "unchanged", "dry_run", "failed", "rolled_back", "rejected", "refused"]
+SourceAtEnd = Literal["unchanged", "changed", "unknown"]
 GOOD: tuple[Status, ...] = ("verified", "unchanged", "dry_run")
 
 
@@ -24,6 +25,7 @@ class EntityReport(Document):
     verified: int = 0
     missing: int = 0
     mismatched: int = 0
+    lost: int = 0
     drifted: int = 0
     held: int = 0
     unexpected: int = 0
@@ -45,7 +47,7 @@ class Step(Document):
 
 
 class Report(Document):
-    """`report.json`."""
+    """`report.json`. `source_at_end` compares the source with the backup; 0.1.0 did not tell unchanged from unknown."""
 
     run: str
     airflow_run_id: str
@@ -64,12 +66,18 @@ class Report(Document):
     triggered_by: str
     approved_by: str | None
     source_changed_during_run: bool
+    source_at_end: SourceAtEnd = "unknown"
     source_rows_now: dict[str, int] | None
     parent: str | None
     is_open: bool
     started_at: str
     ended_at: str
     artifacts: dict[str, str]
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether the run did all that was asked of it. A reason says what it did not do."""
+        return self.status in GOOD and self.reason is None
 
     @property
     def totals(self) -> dict[str, int]:
@@ -79,8 +87,9 @@ class Report(Document):
 
     @property
     def note(self) -> str:
-        """Return what the run did, in one line: "3 put, 1 deleted, 25 996 unchanged, verified"."""
-        names = ("put", "updated", "deleted", "unchanged", "rejected", "conflicts", "missing", "mismatched", "drifted")
+        """Return what the run did, in one line: "3 put, 1 deleted, 25,996 unchanged, verified"."""
+        names = ("put", "updated", "deleted", "unchanged", "rejected", "conflicts", "missing", "mismatched", "lost",
+                 "drifted")  # fmt: skip
         totals = self.totals
-        parts = [f"{totals[name]:,} {name}".replace(",", " ") for name in names if totals[name]]
+        parts = [f"{totals[name]:,} {name}" for name in names if totals[name]]
         return ", ".join([*parts, self.status.replace("_", " ")])

@@ -25,5 +25,6 @@ class Rollback(Document):
     accepted: bool
     proved: bool
     write_units: float
+    read_units: float = 0.0
     started_at: str
     ended_at: str

@@ -1,11 +1,11 @@
 """The folder of a run: the path of each of its artifacts, and how each is read back."""
 
 import gzip
-import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from accession.artifacts.attempts import Attempt, PartStep, parse_attempts
 from accession.artifacts.change_set import Change, Part, StagedEntity, decode_change
 from accession.artifacts.document import run_path
 from accession.artifacts.execution import Execution, WriteConflict
@@ -16,6 +16,9 @@ from accession.artifacts.rollback import Rollback
 from accession.artifacts.store import Store
 from accession.artifacts.verification import Verification
 from accession.errors import NotFoundError, SourceError, StoreError
+
+# A change holds an item and its before image of at most 400 KB each, and JSON takes at most 6 bytes for one (\u0001).
+LONGEST_LINE = 16 * 1024 * 1024
 
 
 class RunFolder:
@@ -49,6 +52,8 @@ class RunFolder:
             raise NotFoundError(
                 f"There is no run {self.run} in {self.store.uri('runs/')}: run make audit to list them."
             )
+        if (found.run, found.mapping, found.environment) != (self.run, self.store.mapping, self.store.environment):
+            raise StoreError(f"{self.uri('manifest.json')} is of another run or target. Run make audit.")
         return found
 
     def fetch_backup(self, manifest: Manifest, folder: Path) -> Path:
@@ -67,13 +72,13 @@ class RunFolder:
         """Return the path of the result of staging an entity. It is written last: a part without it does not count."""
         return self.path(f"changes/{entity}/index.json")
 
-    def path_of_part(self, entity: str, part: int) -> str:
-        """Return the path of a part of the change set."""
-        return self.path(f"changes/{entity}/{part:05d}.jsonl.gz")
+    def path_of_part(self, entity: str, part: Part) -> str:
+        """Return the path of a part of the change set. It contains the digest, so no attempt overwrites another's."""
+        return self.path(f"changes/{entity}/{part.name or f'{part.part:05d}.jsonl.gz'}")
 
-    def path_of_id_map(self, entity: str) -> str:
-        """Return the path of the ID map that the run made for an entity."""
-        return self.path(f"id_map/{entity}.db")
+    def path_of_id_map(self, entity: str, sha256: str) -> str:
+        """Return the path of the ID map with that digest that the run makes for an entity."""
+        return self.path(f"id_map/{entity}-{sha256[:16]}.db")
 
     def find_staged(self, entity: str) -> StagedEntity | None:
         """Return the result of staging an entity, or None if it is not staged yet."""
@@ -84,13 +89,20 @@ class RunFolder:
         return self.store.get_document(self.path_of_staged(entity), StagedEntity)
 
     def read_lines(self, entity: str, part: Part) -> Iterator[bytes]:
-        """Yield the lines of a part, after checking its digest. Raises StoreError if the part is damaged."""
-        path = self.path_of_part(entity, part.part)
-        data = self.store.get(path)
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise StoreError(f"{self.store.uri(path)} is damaged: its SHA-256 is not {part.sha256}. Run make audit.")
-        with gzip.open(io.BytesIO(data)) as stream:
-            yield from stream
+        """Yield the lines of a part in constant memory, after checking its digest.
+
+        The part is on disk until all lines are read. Raises StoreError if it is damaged.
+        """
+        with TemporaryDirectory(prefix="accession-") as folder:
+            file = self.store.download(self.path_of_part(entity, part), Path(folder) / "part.jsonl.gz", part.sha256)
+            with gzip.open(file) as stream:
+                while line := stream.readline(LONGEST_LINE):
+                    if len(line) == LONGEST_LINE:
+                        raise StoreError(
+                            f"{self.store.uri(self.path_of_part(entity, part))} is damaged: a line has more than "
+                            f"{LONGEST_LINE:,} bytes, which no change has. Run make audit."
+                        )
+                    yield line
 
     def read_changes(self, entity: str, part: Part) -> Iterator[Change]:
         """Return the changes of a part. Raises StoreError if the part is damaged."""
@@ -106,24 +118,37 @@ class RunFolder:
 
     # Written by migrate and remove
 
-    def path_of_mark(self, entity: str, part: int, step: str = "migrate") -> str:
-        """Return the path of the mark that is written before a part is executed."""
-        return self.path(f"progress/{entity}/{part:05d}.{step}.started")
+    def path_of_mark(self, attempt: Attempt) -> str:
+        """Return the path of the mark that an attempt at a part writes before its first item."""
+        return self.path(f"{attempt.name}.started")
 
-    def path_of_execution(self, entity: str, part: int, step: str = "migrate") -> str:
-        """Return the path of the result of the last execution of a part."""
-        return self.path(f"progress/{entity}/{part:05d}.{step}.json")
+    def path_of_execution(self, attempt: Attempt) -> str:
+        """Return the path of the result that an attempt at a part writes after its last item."""
+        return self.path(f"{attempt.name}.json")
 
-    def was_started(self, entity: str, part: int, step: str = "migrate") -> bool:
-        """Tell whether a part was started, so that some of its changes may be in the target."""
-        return self.store.has(self.path_of_mark(entity, part, step))
+    def list_attempts(self, at: PartStep | str | None = None) -> dict[PartStep, list[Attempt]]:
+        """Return the attempts at every part, at the parts of an entity, or at one part, oldest first.
+
+        Parts without an attempt are left out.
+        """
+        name = "progress/"
+        if at is not None:
+            name += f"{at.entity}/{at.part:05d}.{at.step}." if isinstance(at, PartStep) else f"{at}/"
+        return parse_attempts(self.store.list(self.path(name)))
+
+    def load_execution(self, attempt: Attempt) -> Execution:
+        """Return the result of an attempt that has ended."""
+        return self.store.get_document(self.path_of_execution(attempt), Execution)
 
     def find_write_conflicts(self, entity: str) -> list[WriteConflict]:
-        """Return the conflicts that the writers met in one entity."""
+        """Return the conflicts that the newest attempt at each part of an entity met.
+
+        The conflicts of an attempt that has not ended are not known; what an older attempt met no longer counts.
+        """
         conflicts: list[WriteConflict] = []
-        for path in self.store.list(self.path(f"progress/{entity}/")):
-            if path.endswith(".json"):
-                conflicts += self.store.get_document(path, Execution).conflicts
+        for at, attempts in self.list_attempts().items():
+            if at.entity == entity and attempts[-1].has_ended:
+                conflicts += self.load_execution(attempts[-1]).conflicts
         return conflicts
 
     # Written by verify, rollback and report
@@ -132,12 +157,12 @@ class RunFolder:
         """Return the path of the proof of an entity."""
         return self.path(f"verification/{entity}.json")
 
-    def path_of_problems(self, entity: str) -> str:
-        """Return the path of the list of all items of an entity that differ from the source."""
-        return self.path(f"verification/{entity}.jsonl.gz")
+    def path_of_problems(self, entity: str, sha256: str) -> str:
+        """Return the path of a list of all items of an entity that differ from the source. Each proof has its own."""
+        return self.path(f"verification/{entity}-{sha256[:16]}.jsonl.gz")
 
     def find_verifications(self, entities: Iterable[str]) -> dict[str, Verification]:
-        """Return the proofs of those of these entities that have one."""
+        """Return the proofs of these entities. An entity without a proof is left out."""
         found = {name: self.find_verification(name) for name in entities}
         return {name: verification for name, verification in found.items() if verification is not None}
 

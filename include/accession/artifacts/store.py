@@ -1,16 +1,16 @@
 """The store: the artifacts of a target on S3, and the few ways in which they are read and written.
 
     s3://<bucket>/<mapping>/<environment>/
-      state.json  log/<sequence>.json  backups/<sha256>.db
-      runs/<run>/  manifest.json  id_map/<entity>.db  changes/<entity>/…  plan.json  rejects.csv  progress/…
-                   verification.json  rollback.json  report.json  report.html
+      state.json  log/<sequence>.json  backups/<sha256>.db  verify_register-<sha256>.py
+      runs/<run>/  manifest.json  id_map/<entity>-<digest>.db  changes/<entity>/<part>-<digest>.jsonl.gz  plan.json
+                   rejects.csv  progress/…  verification.json  rollback.json  report.json  report.html
 
-Artifacts are written once (`If-None-Match: *`), and retries use them again. Only state.json is swapped (`If-Match`).
-S3 answers 412 if a condition fails, and 409 if writers race; that is retried (S3 User Guide, "Conditional writes").
+Artifacts are written once: small ones on the condition that they do not exist (`If-None-Match: *`), files under names
+that contain their digest. Retries reuse them. Only state.json is swapped (`If-Match`). S3 answers 412 if a
+condition fails, and 409 if writers race; that is retried (S3 User Guide, "Conditional writes").
 """
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from accession.artifacts.s3 import MISSING, TRANSFER, translating
 from accession.digest import hash_file
 from accession.errors import StoreError, TransientError
+from accession.host import HOST, Host
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -43,10 +44,14 @@ class Changed(Exception):
 
 
 class Store:
-    """The artifacts of one target. Paths are relative to s3://<bucket>/<mapping>/<environment>/."""
+    """The artifacts of one target. Paths are relative to s3://<bucket>/<mapping>/<environment>/.
 
-    def __init__(self, client: Any, bucket: str, mapping: str, environment: str) -> None:
+    `host` gives the time and the random names to everything that works with the store.
+    """
+
+    def __init__(self, client: Any, bucket: str, mapping: str, environment: str, host: Host = HOST) -> None:
         self.client = client
+        self.host = host
         self.bucket = bucket
         self.mapping = mapping
         self.environment = environment
@@ -115,8 +120,28 @@ class Store:
         self._put(path, data)
         return hashlib.sha256(data).hexdigest()
 
+    def replace(self, path: str, data: bytes, seen: Found | None) -> str:
+        """Replace the version that was `seen`, or create the object if none was, and return its SHA-256.
+
+        Raises Changed, and writes nothing, if another writer was faster. An object with the same bytes is ours.
+        """
+        if seen is None:
+            if not self.claim(path, data):
+                raise Changed(path)
+        else:
+            try:
+                self.swap(path, data, seen.etag)
+            except Changed:
+                found = self.find(path)
+                if found is None or found.data != data:
+                    raise
+        return hashlib.sha256(data).hexdigest()
+
     def swap(self, path: str, data: bytes, etag: str) -> None:
-        """Write an object if it still has `etag`. If not, write nothing and raise Changed."""
+        """Write an object if it still has `etag`. If not, raise Changed.
+
+        The object may have changed by this very call: if an answer is lost, botocore sends the request again.
+        """
         self._put(path, data, IfMatch=etag)
 
     def _put(self, path: str, data: bytes, **condition: str) -> None:
@@ -133,13 +158,15 @@ class Store:
                         raise
             raise TransientError(f"Other processes keep writing to {self.uri(path)}: try again later.")
 
-    def upload(self, path: str, file: Path, backup: bool = False) -> str:
-        """Upload a file, in parts if it is large, and return its SHA-256."""
-        digest = hash_file(file)
+    def upload(self, path: str, file: Path, backup: bool = False) -> None:
+        """Upload a file, in parts if it is large, whether or not there is an object.
+
+        boto3's transfers take no condition. So `path` contains the digest of the file, unless every attempt makes the
+        same bytes or the register does not refer to them yet.
+        """
         with self._translated("s3:PutObject", path):
             extra = {"Tagging": BACKUP_TAG} if backup else {}
             self.client.upload_file(str(file), self.bucket, self.prefix + path, ExtraArgs=extra, Config=TRANSFER)
-        return digest
 
     def download(self, path: str, file: Path, sha256: str | None = None) -> Path:
         """Download an object to `file`, and check its digest if one is given. Raises StoreError if it differs."""
@@ -215,7 +242,7 @@ class Store:
 
         Raises StoreError or AccessError. The probe object is removed again.
         """
-        path = f"probe/{secrets.token_hex(8)}"
+        path = f"probe/{self.host.token(8)}"
         self._put(path, b"1")
         try:
             if self.claim(path, b"2"):

@@ -1,7 +1,7 @@
 """Check the hash chain of the register: each record holds the hash of the one before it, state.json that of the last.
 
-The chain is followed backwards from state.json. Each record must have the hash that the next one holds, so an altered
-record is named and not its neighbour. Read-only.
+The chain is followed backwards from state.json. Each record must have the hash that the next one holds, so the audit
+names an altered record, not its neighbour. Read-only.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from accession.artifacts import Document, Store
 from accession.errors import NotFoundError, StoreError
-from accession.target import NO_HASH, PATH, LogRecord, State, log_path, parse_state, roll_forward
+from accession.target import NO_HASH, PATH, LogRecord, Seal, State, log_path, parse_state, roll_forward
 from accession.threads import run_all
 
 IN_FLIGHT = 8  # requests to S3 at a time, here and in the rest of this package
@@ -60,7 +60,7 @@ class RecordLine(Document):
 
 @dataclass(frozen=True)
 class Chain:
-    """What the register says, as far as it can be read.
+    """The content of the register, as far as it can be read.
 
     `state` includes a record whose writer died before it changed state.json. `objects` counts the objects of the chain
     itself. `is_blind` means that a record cannot be read, so no object can be called unknown to the register.
@@ -73,12 +73,13 @@ class Chain:
     mentions: dict[str, list[int]]  # run → its records, the last one first
     backup_of: dict[int, str]  # record → path
     backups: dict[str, str]  # path → the last run that wrote it
+    auditors: set[str]  # paths
 
 
 class _StoredRecord(NamedTuple):
     """A record as it is stored; `record` is None if it cannot be parsed.
 
-    A record may list many artifacts. Only the backup is kept of them.
+    A record may list many artifacts. Only those outside the folders of runs are kept.
     """
 
     sha256: str
@@ -137,8 +138,8 @@ def _read_record(store: Store, number: int) -> _StoredRecord | None:
         record = LogRecord.model_validate_json(found.data)
     except ValueError:
         return _StoredRecord(digest, None, is_canonical=False)
-    backup = {path: sha256 for path, sha256 in record.artifacts.items() if path.startswith("backups/")}
-    return _StoredRecord(digest, record.model_copy(update={"artifacts": backup}), record.dump() == found.data)
+    shared = {path: sha256 for path, sha256 in record.artifacts.items() if not path.startswith("runs/")}
+    return _StoredRecord(digest, record.model_copy(update={"artifacts": shared}), record.dump() == found.data)
 
 
 def _check_hashes(found: dict[int, _StoredRecord | None], expected: str | None, damages: Damages) -> None:
@@ -162,20 +163,26 @@ def _check_hashes(found: dict[int, _StoredRecord | None], expected: str | None, 
 
 
 def _compare_state(state: State, records: list[LogRecord], damages: Damages) -> None:
-    """Compare head and seal of the state with the last record, which comes first.
+    """Compare head, seal and epoch of the state with the records, the last of which comes first.
 
-    A record with an earlier epoch was written by a run that no longer owned the target. It does not count for the head.
+    A record with an earlier epoch was written by a run that no longer owned the target. It does not count.
     """
     heads: list[str | None] = []
+    seals: list[Seal | None] = []
     for record in records:
         heads.append(record.head)
+        seals.append(record.sealed)
         if record.epoch is None or record.epoch >= state.epoch:
             break
     else:
         heads.append(None)
+        seals.append(None)
     if state.head not in heads:
         damages.add("altered", PATH, f"its head is {state.head}, the last record's {heads[0]}")
-    if state.sealed != (records[0].sealed if records else None):
+    epoch = max((record.epoch or 0 for record in records), default=0)
+    if epoch > state.epoch:
+        damages.add("altered", PATH, f"its epoch is {state.epoch}, a record's {epoch}: it is an older version")
+    if state.sealed not in seals:
         damages.add("altered", PATH, "its seal is not the last record's")
 
 
@@ -185,6 +192,7 @@ def _make_chain(state: State | None, length: int, records: dict[int, LogRecord])
     mentions: dict[str, list[int]] = {}
     backup_of: dict[int, str] = {}
     backups: dict[str, str] = {}
+    auditors: set[str] = set()
     for number, record in records.items():
         undone_by = None
         if record.run is not None:
@@ -195,6 +203,9 @@ def _make_chain(state: State | None, length: int, records: dict[int, LogRecord])
                 undone_by = f"{undo[0].by}, {undo[0].at}"
             mentions[record.run].append(number)
             for path in record.artifacts:
+                if not path.startswith("backups/"):
+                    auditors.add(path)
+                    continue
                 backup_of[number] = path
                 backups[path] = max(backups.get(path, ""), record.run)
         same = record.model_dump(include={"at", "action", "run", "status", "by", "note"})
@@ -207,6 +218,7 @@ def _make_chain(state: State | None, length: int, records: dict[int, LogRecord])
         mentions=mentions,
         backup_of=backup_of,
         backups=backups,
+        auditors=auditors,
     )
 
 

@@ -8,7 +8,7 @@ import io
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -112,11 +112,23 @@ def was_undone(report: Report, rollback: Rollback | None) -> bool:
 
 
 def list_unended(store: Store, now: datetime | None = None) -> list[Manifest]:
-    """Return the runs of the last days without a report, newest first. They are at work or died before their end."""
+    """Return the runs of the last days without a report, newest first. They are at work or died before their end.
+
+    A folder whose manifest is gone or damaged is left out: only the audit can say what it is.
+    """
     after = f"{(now or datetime.now(UTC)) - RECENT:%Y%m%dT%H%M%SZ}"
     runs = sorted(store.list_folders("runs/", after), reverse=True)
-    found = run_all(runs, lambda run: None if store.has(run_path(run, "report.json")) else run, IN_FLIGHT)
-    return [RunFolder(store, run).load_manifest() for run in sorted((run for _, run in found if run), reverse=True)]
+    found = dict(run_all(runs, partial(_find_unended, store), IN_FLIGHT))
+    return [manifest for run in runs if (manifest := found[run])]
+
+
+def _find_unended(store: Store, run: str) -> Manifest | None:
+    if store.has(run_path(run, "report.json")):
+        return None
+    try:
+        return RunFolder(store, run).load_manifest()
+    except StoreError:
+        return None
 
 
 def load_run_documents(store: Store, mapping: Mapping, run: str) -> RunDocuments:
@@ -138,7 +150,7 @@ def load_run_documents(store: Store, mapping: Mapping, run: str) -> RunDocuments
 
 
 def find_record(store: Store, documents: RunDocuments) -> LogRecord | None:
-    """Return the record with which a run ended, or None. Few records are read, as they are in order of time."""
+    """Return the record with which a run ended, or None. Records are in order of time, so few are read."""
     report = documents.report
     if report is None:
         return None

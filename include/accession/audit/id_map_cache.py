@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from accession.artifacts import Store, open_id_map
 from accession.errors import StoreError
@@ -20,7 +21,8 @@ from accession.items import show_row_key
 CACHE_BYTES = 2 * 1024**3
 MAP_BYTES = 1024**3  # a larger map is not downloaded for a page
 
-_lock = threading.Lock()
+_cache_lock = threading.Lock()  # held while the files of the cache change, never during a download
+_map_locks = WeakValueDictionary[str, threading.Lock]()  # by digest: a map is downloaded once
 
 
 class FoundEntry(NamedTuple):
@@ -54,11 +56,9 @@ class ListPage(NamedTuple):
 @contextmanager
 def open_cached_map(store: Store, path: str, sha256: str) -> Iterator[sqlite3.Connection]:
     """Open a finished ID map with that digest. Raises StoreError if it is gone, damaged or too large."""
-    with _lock:
-        connection = open_id_map(_fetch(store, path, sha256))
-        connection.execute(
-            "SELECT count(*) FROM sqlite_master"
-        ).fetchone()  # opens the file now, which may be removed from the cache later
+    place = _find_folder() / f"{sha256}.db"
+    with _find_map_lock(sha256):
+        connection = _open_cached(place) or _open_downloaded(store, path, sha256, place)
     with closing(connection):
         yield connection
 
@@ -67,7 +67,7 @@ def search_ids(connection: sqlite3.Connection, entity: str, wanted: str, limit: 
     """Return entries whose old key or new id is `wanted`, the latest generation first."""
     found = connection.execute(
         "SELECT old_key, generation, latest, new_id, state, first_seen, written FROM id_map "
-        "WHERE old_key = ?1 OR new_id = lower(?1) ORDER BY generation DESC LIMIT ?2",
+        "WHERE old_key = ?1 OR new_id IN (?1, lower(?1)) ORDER BY generation DESC LIMIT ?2",
         (wanted, limit),
     )
     return [
@@ -101,30 +101,48 @@ def _read_page(
     return ListPage([ListedRow(show_row_key(key), column, reason) for key, column, reason in rows], total)
 
 
-def _fetch(store: Store, path: str, sha256: str) -> Path:
-    folder = _find_folder()
-    place = folder / f"{sha256}.db"
-    if not place.exists():
-        size = store.measure(path)
-        if size is None:
-            raise StoreError(f"{store.uri(path)} is missing: it was removed. Run `make audit`.")
-        if size > MAP_BYTES:
-            raise StoreError(
-                f"{store.uri(path)} has {size / 1024**3:.1f} GiB, too much for a page: download it with "
-                "`aws s3 cp` and open it with sqlite3."
-            )
-        _make_room(folder, size)
-        partial = folder / f"{sha256}.{os.getpid()}.partial"
-        try:
-            store.download(path, partial, sha256).replace(place)
-        finally:
-            partial.unlink(missing_ok=True)
+def _find_map_lock(sha256: str) -> threading.Lock:
+    """Return the lock of one map, which no other map shares."""
+    with _cache_lock:
+        return _map_locks.setdefault(sha256, threading.Lock())
+
+
+def _open_cached(place: Path) -> sqlite3.Connection | None:
+    """Open a map of the cache, or return None if it is not there."""
+    with _cache_lock:
+        return _open_now(place) if place.exists() else None
+
+
+def _open_downloaded(store: Store, path: str, sha256: str, place: Path) -> sqlite3.Connection:
+    """Download a map into the cache and open it."""
+    size = store.measure(path)
+    if size is None:
+        raise StoreError(f"{store.uri(path)} is missing: it was removed. Run `make audit`.")
+    if size > MAP_BYTES:
+        raise StoreError(
+            f"{store.uri(path)} has {size / 1024**3:.1f} GiB, too much for a page: download it with "
+            "`aws s3 cp` and open it with sqlite3."
+        )
+    partial = place.with_name(f"{sha256}.{os.getpid()}.partial")
+    try:
+        store.download(path, partial, sha256)
+        with _cache_lock:
+            _make_room(place.parent, size)
+            return _open_now(partial.replace(place))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_now(place: Path) -> sqlite3.Connection:
+    """Open a map so that it stays readable if it is removed from the cache, and mark it as used last."""
     place.touch()
-    return place
+    connection = open_id_map(place)
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return connection
 
 
 def _find_folder() -> Path:
-    """Return a folder that is ours alone, since a file in it is trusted by its name."""
+    """Return a folder that only this user can write to, since a file in it is trusted by its name."""
     folder = Path(tempfile.gettempdir()) / f"accession-id-maps-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -1,11 +1,11 @@
-"""Watch a run that has not ended: how far each step has come, from what the run has left on S3 so far. Read-only."""
+"""Watch a run that has not ended: derive the progress of each step from its artifacts on S3. Read-only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from accession.artifacts import RunFolder, StagedEntity, Store
+from accession.artifacts import Attempt, PartStep, RunFolder, StagedEntity, Store
 from accession.audit.hash_chain import IN_FLIGHT
 from accession.audit.history import RunDocuments
 from accession.mapping import Mapping
@@ -14,7 +14,7 @@ from accession.threads import run_all
 
 @dataclass(frozen=True)
 class StepProgress:
-    """A step of a run, as far as it has come; `done` and `total` count its parts."""
+    """The progress of a step; `done` and `total` count its parts."""
 
     name: str
     state: Literal["done", "at work", "waiting"]
@@ -25,7 +25,7 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run has come: its steps, and the items written of all that its change set puts or updates."""
+    """The progress of a run: its steps, and how many of the items that it puts or updates are written."""
 
     steps: list[StepProgress]
     written: int
@@ -65,18 +65,19 @@ class _Writes:
 
 @dataclass(frozen=True)
 class _Traces:
-    """What a run has left so far."""
+    """The artifacts that a run has left so far."""
 
     mapping: Mapping
     documents: RunDocuments
     staged: dict[str, StagedEntity]
-    marks: set[str]  # paths below progress/: a part leaves one when it begins and one when it is done
+    attempts: dict[PartStep, list[Attempt]]  # at each part that was begun
     writes: dict[str, _Writes]  # of staged entities
 
 
 def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: datetime | None = None) -> RunProgress:
-    """Find out how far a run has come. `documents` are those that it has left so far."""
-    traces = _find_traces(store, mapping, documents)
+    """Return the progress of a run. `documents` are those that it has left so far."""
+    folder = RunFolder(store, documents.manifest.run)
+    traces = _find_traces(folder, mapping, documents)
     stages = [
         ("", _watch_backup(traces)),
         ("stage.", _watch_staging(traces)),
@@ -87,7 +88,7 @@ def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: date
     ]
     written = sum(writes.items_done for writes in traces.writes.values())
     total = sum(writes.items for writes in traces.writes.values())
-    seconds = _measure_writing(store, traces.marks, now or datetime.now(UTC))
+    seconds = _measure_writing(folder, traces.attempts, now or datetime.now(UTC))
     per_second = written / seconds if seconds else 0.0
     return RunProgress(
         steps=judge_steps(stages),
@@ -98,16 +99,15 @@ def watch_run(store: Store, mapping: Mapping, documents: RunDocuments, now: date
     )
 
 
-def _find_traces(store: Store, mapping: Mapping, documents: RunDocuments) -> _Traces:
-    folder = RunFolder(store, documents.manifest.run)
+def _find_traces(folder: RunFolder, mapping: Mapping, documents: RunDocuments) -> _Traces:
     staged = {name: entity for name in mapping.order if (entity := folder.find_staged(name)) is not None}
-    marks = set(store.list(folder.path("progress/")))
-    writes = {name: _count_writes(folder, name, entity, marks) for name, entity in staged.items()}
-    return _Traces(mapping, documents, staged, marks, writes)
+    attempts = folder.list_attempts()
+    writes = {name: _count_writes(name, entity, attempts) for name, entity in staged.items()}
+    return _Traces(mapping, documents, staged, attempts, writes)
 
 
 def _watch_backup(traces: _Traces) -> list[Step]:
-    """The backup is done: without it there would be no manifest, and no run to watch."""
+    """Return the backup as done: without it there would be no manifest, and no run to watch."""
     return [Step("backup", 1, note=f"{traces.documents.manifest.snapshot.bytes:,} bytes")]
 
 
@@ -148,7 +148,7 @@ def _watch_verification(traces: _Traces) -> list[Step]:
 
 
 def judge_steps(stages: list[tuple[str, list[Step]]]) -> list[StepProgress]:
-    """Say of each step whether it is done, at work or waiting for earlier stages or its parents."""
+    """Return for each step whether it is done, at work, or waiting for earlier stages or its parents."""
     judged: list[StepProgress] = []
     is_ready = True
     for prefix, steps in stages:
@@ -163,15 +163,17 @@ def judge_steps(stages: list[tuple[str, list[Step]]]) -> list[StepProgress]:
     return judged
 
 
-def _count_writes(folder: RunFolder, name: str, entity: StagedEntity, marks: set[str]) -> _Writes:
-    done = [part for part in entity.parts if folder.path_of_execution(name, part.part) in marks]
-    begun = sum(folder.path_of_mark(name, part.part) in marks for part in entity.parts)
+def _count_writes(name: str, entity: StagedEntity, attempts: dict[PartStep, list[Attempt]]) -> _Writes:
+    newest = {part.part: attempts.get(PartStep(name, part.part, "migrate"), [])[-1:] for part in entity.parts}
+    begun = sum(bool(found) for found in newest.values())
+    done = [part for part in entity.parts if any(attempt.has_ended for attempt in newest[part.part])]
     items, items_done = (sum(part.put + part.update for part in parts) for parts in (entity.parts, done))
     return _Writes(len(entity.parts), begun, len(done), items, items_done)
 
 
-def _measure_writing(store: Store, marks: set[str], now: datetime) -> float | None:
+def _measure_writing(folder: RunFolder, attempts: dict[PartStep, list[Attempt]], now: datetime) -> float | None:
     """Return the seconds since the first part began, at least one; None if none began."""
-    begun = sorted(path for path in marks if path.endswith(".migrate.started"))
-    times = [found.data.decode() for _, found in run_all(begun[:IN_FLIGHT], store.find, IN_FLIGHT) if found]
+    begun = [folder.path_of_mark(found[0]) for at, found in sorted(attempts.items()) if at.step == "migrate"]
+    marks = [found for _, found in run_all(begun[:IN_FLIGHT], folder.store.find, IN_FLIGHT) if found]
+    times = [mark.data.decode().split()[0] for mark in marks]
     return max((now - datetime.fromisoformat(min(times))).total_seconds(), 1.0) if times else None

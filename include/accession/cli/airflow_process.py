@@ -1,6 +1,7 @@
 """Run a DAG once with `airflow dags test`: no scheduler, no server, and a metadata database of its own.
 
-Airflow's whole log goes to a file. The screen shows a line per task, Accession's own log lines, and why a task failed.
+Airflow's whole log goes to a file. The screen shows a line for each task, Accession's own log lines, and the reason why
+a task failed.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accession.deployment import join_list, load_deployment, read_environ
 from accession.errors import AccessionError
 
 REPO = Path(__file__).parents[3]
@@ -51,10 +53,12 @@ def run_dag(
 
     Runs may go on side by side: each has its own copy of the metadata database. An interrupt ends Airflow's process.
     """
+    if not (REPO / "dags").is_dir():
+        raise AccessionError("This command runs the DAGs of a checkout of Accession: trigger the DAG in your Airflow.")
     home = LOCAL_FOLDER / "airflow"
     log = LOCAL_FOLDER / "logs" / f"{dag_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environ = make_environ(home) | dict(environ or {})
+    environ = make_environ(home) | allow_conf(conf) | dict(environ or {})
     prepare_home(home, environ, tell)
     with tempfile.TemporaryDirectory(prefix="run-", dir=home) as scratch:
         shutil.copy(home / "airflow.db", scratch)
@@ -73,6 +77,24 @@ def run_dag(
             errors = [line for line in log.read_text().splitlines() if ERROR.match(line)]
             tell(f"    ! {errors[-1] if errors else 'Airflow did not run the DAG.'}")
     return AirflowRun(returncode == 0, tuple(messages), log)
+
+
+def allow_conf(conf: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings under which a run may do what its conf says, as variables.
+
+    The person who starts it on this machine acts as the deployment: the source, bucket, URL and restore path that were
+    typed are allowed, and no approval is asked for. The settings of the environment count as well.
+    """
+    settings = load_deployment(read_environ(os.environ)).model_dump(exclude_unset=True)
+    settings |= {name: conf[name] for name in ("source", "bucket", "environment") if conf.get(name)}
+    settings["environments_without_approval"] = ("*",)
+    for option, param in (("allowed_restores", "restore_to"), ("allowed_app_urls", "app_url")):
+        if conf.get(param):
+            settings[option] = (*settings.get(option, ()), conf[param])
+    return {
+        f"ACCESSION_{name.upper()}": join_list(*value) if isinstance(value, tuple) else str(value)
+        for name, value in settings.items()
+    }
 
 
 def make_environ(home: Path) -> dict[str, str]:

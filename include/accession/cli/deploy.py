@@ -6,30 +6,32 @@ own, are checked against the mapping and left alone.
 
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Options
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
 from accession.aws import explain_errors
 from accession.commands import HOME_LIBRARY
-from accession.dynamodb import DynamoDB, client_config
+from accession.dynamodb import DynamoDB, TableDescription, client_config
 from accession.errors import AccessError, RefusedError, TargetError, TransientError
 from accession.mapping import Mapping
-from accession.run import check_table
+from accession.place import ROOT
+from accession.run import check_table, find_deployed_schemas
 
 if TYPE_CHECKING:
     from boto3 import Session
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudformation.type_defs import StackTypeDef
 
-TEMPLATES = Path(__file__).parents[2] / "cloudformation"
+TEMPLATES = ROOT / "cloudformation"
 WAIT_SECONDS = 900.0  # tables with two indexes take a minute or two on AWS
 STARTS = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"}
 POLL_SECONDS = (0.2, 5.0)  # the first and the longest pause between two requests for the status of a stack
 
-Outcome = Literal["created", "updated", "unchanged", "left alone"]
+StackChange = Literal["created", "updated", "unchanged", "left alone"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,24 @@ class Deployment:
 
     bucket: str
     policy: str  # ARN of the managed policy for the role of Airflow's workers
-    tables: Outcome
-    artifacts: Outcome
+    source_policy: str | None  # for those workers that read a source on S3
+    pages_policy: str  # for the role of Airflow's API server
+    auditor_policy: str  # for those who run `make audit`
+    tables: StackChange
+    artifacts: StackChange
 
 
 def deploy_stacks(
-    mapping: Mapping, environment: str, session: "Session", *, tell: Callable[[str], None] = lambda _line: None
+    mapping: Mapping,
+    environment: str,
+    session: "Session",
+    *,
+    options: Options[str, str] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> Deployment:
     """Create or update both stacks and wait for them. `tell` gets a line per step. Safe to repeat.
+
+    `options` are further parameters of artifacts.yaml, such as KeyArn. One that is left out keeps its value.
 
     Raises AccessError (no credentials, a missing permission), RefusedError (a stack or a set of tables that a person
     must look at first) or TargetError (tables that do not match the mapping, a stack that failed).
@@ -63,7 +75,7 @@ def deploy_stacks(
 
         stack = f"{prefix}-tables"
         if _find_stack(cloudformation, stack) is None and _check_existing_tables(mapping, environment, session):
-            tables: Outcome = "left alone"
+            tables: StackChange = "left alone"
         elif mapping.name != HOME_LIBRARY:
             raise RefusedError(
                 f"The tables of {mapping.name} do not exist, and tables.yaml creates only those of {HOME_LIBRARY}: "
@@ -78,38 +90,45 @@ def deploy_stacks(
         table_arns = [f"{table_arn}/{table}" for table in arns]
         index_arns = [f"{table_arn}/{table}/index/{index}" for table, indexes in arns.items() for index in indexes]
         stack = f"{prefix}-artifacts"
-        artifacts = _put_stack(
-            cloudformation,
-            stack,
-            "artifacts.yaml",
-            {
-                "Environment": environment,
-                "Mapping": mapping.name,
-                "BucketName": name_bucket(account, region, environment, mapping.name),
-                "TableArns": ",".join(table_arns),
-                "IndexArns": ",".join(index_arns or table_arns),  # IAM refuses an empty list
-            },
-        )
+        parameters = {
+            "Environment": environment,
+            "Mapping": mapping.name,
+            "BucketName": name_bucket(account, region, environment, mapping.name),
+            "TableArns": ",".join(table_arns),
+            "IndexArns": ",".join(index_arns or table_arns),  # IAM refuses an empty list
+        }
+        artifacts = _put_stack(cloudformation, stack, "artifacts.yaml", {**options, **parameters})
         [found] = cloudformation.describe_stacks(StackName=stack)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
         tell(f"artifacts: {artifacts} (s3://{outputs['Bucket']})")
-        return Deployment(outputs["Bucket"], outputs["Policy"], tables, artifacts)
+        return Deployment(
+            outputs["Bucket"],
+            outputs["Policy"],
+            outputs.get("SourcePolicy"),
+            outputs["PagesPolicy"],
+            outputs["AuditorPolicy"],
+            tables,
+            artifacts,
+        )
 
 
 def _check_existing_tables(mapping: Mapping, environment: str, session: "Session") -> bool:
     """Return whether another stack made the tables. Raises TargetError if they do not match the mapping."""
-    dynamodb = DynamoDB(session.client("dynamodb", config=client_config()))
     present: list[str] = []
     absent: list[str] = []
-    for entity in mapping.entities.values():
-        name = entity.table(environment)
-        try:
-            dynamodb.describe_table(name)
-        except TargetError:
-            absent.append(name)
-        else:
-            present.append(name)
-            check_table(entity, environment, dynamodb)
+    tables: dict[str, TableDescription] = {}
+    with DynamoDB(session.client("dynamodb", config=client_config())) as dynamodb:
+        for entity in mapping.entities.values():
+            name = entity.table(environment)
+            try:
+                tables[entity.name] = dynamodb.describe_table(name)
+            except TargetError:
+                absent.append(name)
+            else:
+                present.append(name)
+    schemas = find_deployed_schemas(mapping, tables)
+    for name, table in tables.items():
+        check_table(mapping.entities[name], table, schemas)
     if present and absent:
         raise RefusedError(
             f"{_join(present)} exist{'s' if len(present) == 1 else ''} already, but {_join(absent)} "
@@ -155,15 +174,23 @@ def _find_stack(cloudformation: "CloudFormationClient", name: str) -> "StackType
     return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
 
 
-def _put_stack(cloudformation: "CloudFormationClient", name: str, template: str, parameters: dict[str, str]) -> Outcome:
-    """Create or update one stack, and wait until CloudFormation is done."""
+def _put_stack(
+    cloudformation: "CloudFormationClient", name: str, template: str, parameters: dict[str, str]
+) -> StackChange:
+    """Create or update one stack, and wait until CloudFormation is done. Other parameters keep their values."""
     stack = _find_stack(cloudformation, name)
     if stack:
         _check_status(name, stack["StackStatus"])
+    kept = (
+        {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())} - set(parameters) if stack else set()
+    )
     request: dict[str, Any] = {
         "StackName": name,
         "TemplateBody": (TEMPLATES / template).read_text(),
-        "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        "Parameters": [
+            *({"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()),
+            *({"ParameterKey": key, "UsePreviousValue": True} for key in sorted(kept)),
+        ],
         "Capabilities": ["CAPABILITY_IAM"],
         # A failed creation removes everything it made, even what is to be retained: the next attempt starts clean.
         "RetainExceptOnCreate": True,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from accession.approval import needs_approval
+from accession.approval import stops_make
 from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
 from accession.aws import adopt_region, check_endpoints, explain_errors
@@ -28,9 +28,11 @@ from accession.cli.deploy import deploy_stacks, find_bucket
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
 from accession.commands import HOME_LIBRARY
+from accession.conf import check_params, rename_old
+from accession.deployment import load_deployment, read_environ
 from accession.errors import AccessionError, ParamsError
-from accession.mapping import Mapping, load_mappings
-from accession.params import MigrateParams, RollbackParams, check_params, rename_old
+from accession.mapping import Mapping, check_mappings, find_mappings
+from accession.params import MigrateParams, RollbackParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +79,7 @@ def _make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     add("demo", demo, "migrate a sample library on an embedded local AWS")
-    add("deploy", deploy, "create or update the tables, the bucket and the policy", "environment", "mapping")
+    add("deploy", deploy, "create or update the tables, the bucket and the policies", "environment", "conf", "mapping")
     add("migrate", migrate, "migrate a SQLite file", "source", "environment", "conf", "resume", "mapping")
     add("rollback", rollback, "undo a finished run", "run", "environment", "conf", "mapping")
     add("audit", audit, "check the register and every artifact of an environment", "environment", "mapping")
@@ -88,7 +90,7 @@ OPTIONS = {
     "environment": "last part of the tables' names, for example dev",
     "mapping": f"name of a mapping file; default {HOME_LIBRARY}",
     "source": "path of the SQLite file, or s3://bucket/key",
-    "conf": "further params of the run, as a JSON object",
+    "conf": "further params of the run (for deploy: options of the bucket and its policies), as a JSON object",
     "resume": "name of the interrupted run to continue",
     "run": "name of the run to undo, as in its report",
 }
@@ -124,10 +126,16 @@ def demo(_options: argparse.Namespace) -> int:
 
 def deploy(options: argparse.Namespace) -> int:
     """Deploy both stacks, and say what to type next."""
-    environment = _need(options, "environment", "make deploy ENVIRONMENT=dev")
-    deployed = deploy_stacks(_load(options.mapping), environment, boto3.Session(), tell=print)
+    environment = _need_environment(options, "make deploy ENVIRONMENT=dev")
+    given = {name: str(value).lower() if isinstance(value, bool) else str(value)
+             for name, value in _read_conf(options.conf).items()}  # fmt: skip
+    deployed = deploy_stacks(_load(options.mapping), environment, boto3.Session(), options=given, tell=print)
     print(f"bucket: {deployed.bucket}")
     print(f"policy for the role of Airflow's workers: {deployed.policy}")
+    if deployed.source_policy:
+        print(f"policy for those workers that read the source: {deployed.source_policy}")
+    print(f"policy for the role of Airflow's API server: {deployed.pages_policy}")
+    print(f"policy for auditors: {deployed.auditor_policy}")
     mapping = f" MAPPING={options.mapping}" if options.mapping else ""
     print(f"next: make migrate{mapping} SOURCE=/path/to/site.db ENVIRONMENT={environment}")
     return 0
@@ -137,7 +145,7 @@ def migrate(options: argparse.Namespace) -> int:
     """Run the migration DAG once."""
     usage = "make migrate SOURCE=/path/to/site.db ENVIRONMENT=dev"
     conf = _read_conf(options.conf)
-    _merge(conf, "environment", _need(options, "environment", usage))
+    _merge(conf, "environment", _need_environment(options, usage))
     if options.resume:
         _merge(conf, "resume", options.resume)
     if options.source or not options.resume:  # a resume reads the run's backup, not the source
@@ -149,14 +157,14 @@ def rollback(options: argparse.Namespace) -> int:
     """Run the undo DAG once."""
     usage = "make rollback RUN=20260105T120000Z-0123abcd ENVIRONMENT=dev"
     conf = rename_old(RollbackParams, _read_conf(options.conf))
-    _merge(conf, "environment", _need(options, "environment", usage))
+    _merge(conf, "environment", _need_environment(options, usage))
     _merge(conf, "run", _need(options, "run", usage))
     return _run("rollback", _load(options.mapping).name, conf)
 
 
 def audit(options: argparse.Namespace) -> int:
     """Check the register of an environment and every artifact that it lists, and print all runs."""
-    environment = _need(options, "environment", "make audit ENVIRONMENT=dev")
+    environment = _need_environment(options, "make audit ENVIRONMENT=dev")
     mapping = _load(options.mapping).name
     client = boto3.client("s3", config=client_config())
     found = audit_target(Store(client, _find_bucket(environment, mapping), mapping, environment))
@@ -165,16 +173,18 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def _find_bucket(environment: str, mapping: str) -> str:
-    return os.environ.get("ACCESSION_BUCKET") or find_bucket(environment, boto3.Session(), mapping)
+    settings = load_deployment(read_environ(os.environ))
+    return settings.bucket or find_bucket(environment, boto3.Session(), mapping)
 
 
 def _run(dag: str, mapping: str, conf: dict[str, Any]) -> int:
     """Check the params of a run before anything is done with their values, then run the DAG."""
     model: type[MigrateParams | RollbackParams] = MigrateParams if dag == "migrate" else RollbackParams
-    # Airflow's tasks check the name of the run: a wrong one gets the better answer, that there is no such run.
+    # Airflow's tasks check the name of the run, and answer a wrong one better: there is no such run.
     params = check_params(model, {name: value for name, value in conf.items() if name not in ("run", "resume")})
     is_dry_run = isinstance(params, MigrateParams) and params.dry_run
-    if needs_approval(params.environment, params.approval, is_dry_run=is_dry_run, is_resume=bool(conf.get("resume"))):
+    was_approved = bool(conf.get("resume"))
+    if stops_make(params.environment, params.approval) and not is_dry_run and not was_approved:
         raise ParamsError(
             f"A run in {params.environment} asks a person, and without Airflow's UI nobody can answer: look at the "
             """plan with CONF='{"dry_run": true}', then use CONF='{"approval": "never"}', or trigger the DAG in """
@@ -195,7 +205,7 @@ def _end(done: AirflowRun) -> int:
 
 
 class _TimedPrinter:
-    """Prints lines with the seconds since it was made."""
+    """Print lines with the seconds since this printer was made."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -222,10 +232,14 @@ def _make_absolute(place: str) -> str:
 
 
 def _load(name: str) -> Mapping:
-    known = {mapping.name: mapping for mapping in load_mappings()}
-    if (name or HOME_LIBRARY) not in known:
-        raise ParamsError(f"There is no mapping {name}: set MAPPING to one of {', '.join(known)}.")
-    return known[name or HOME_LIBRARY]
+    wanted, files = name or HOME_LIBRARY, find_mappings()
+    sound, errors = check_mappings(file for file in files if file.stem == wanted)
+    if errors:
+        raise errors[0]
+    if not sound:
+        known = ", ".join(file.stem for file in files)
+        raise ParamsError(f"There is no mapping {wanted}: set MAPPING to one of {known or 'your own'}.")
+    return next(iter(sound.values()))
 
 
 def _need(options: argparse.Namespace, name: str, usage: str) -> str:
@@ -233,6 +247,10 @@ def _need(options: argparse.Namespace, name: str, usage: str) -> str:
     if not value:
         raise ParamsError(f"{name.upper()} is missing: {usage}.")
     return value
+
+
+def _need_environment(options: argparse.Namespace, usage: str) -> str:
+    return check_params(MigrateParams, {"environment": _need(options, "environment", usage)}).environment
 
 
 def _read_conf(text: str) -> dict[str, Any]:

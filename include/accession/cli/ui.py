@@ -59,8 +59,10 @@ class _ProcessEndedError(AccessionError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM and return 0, or until a process of Airflow's ends and return 1."""
     parser = argparse.ArgumentParser(prog="python -m accession.cli.ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT, help="of the UI; a free one if it is in use")
-    parser.add_argument("--folder", type=Path, default=LOCAL_FOLDER / "ui", help="of all files; emptied at each start")
+    parser.add_argument("--port", type=_read_port, default=PORT, help="port of the UI; if it is taken, a free one")
+    parser.add_argument(
+        "--folder", type=Path, default=LOCAL_FOLDER / "ui", help="folder of all files; emptied at each start"
+    )
     options = parser.parse_args(arguments)
     for ending in ENDING:
         signal.signal(ending, _interrupt)
@@ -113,7 +115,7 @@ def serve(home: Path, port: int) -> Iterator[tuple[Ui, dict[str, subprocess.Pope
         stack.enter_context(start_ministack(log=home / "ministack.log")).take_environ()
         mapping = load_mapping(MAPPINGS / "book_library.yaml")
         bucket = deploy_stacks(mapping, "local", boto3.Session(), tell=lambda line: None).bucket
-        source = write_sample(home / "site.db")
+        source = write_sample(home / "data" / "site.db")  # whose folder a run may read: without Airflow's own database
         ui = Ui(f"http://127.0.0.1:{_choose_port(port)}", USER, secrets.token_urlsafe(9), home)
         environ = make_environ(home) | _make_settings(ui)
         environ |= {"ACCESSION_BUCKET": bucket, "ACCESSION_SOURCE": str(source)}
@@ -122,6 +124,12 @@ def serve(home: Path, port: int) -> Iterator[tuple[Ui, dict[str, subprocess.Pope
         processes = stack.enter_context(_run_all(environ, home))
         _make_ready(ui, processes)
         yield ui, processes
+
+
+def _read_port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: give a number up to 65535")
+    return int(text)
 
 
 def _choose_port(wanted: int) -> int:

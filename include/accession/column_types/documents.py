@@ -1,4 +1,4 @@
-"""JSON documents: nested DynamoDB values with exact numbers."""
+"""JSON documents: nested DynamoDB values with exact numbers; and lists of texts as string sets."""
 
 import json
 from decimal import Decimal
@@ -27,6 +27,32 @@ def to_json(value: SqliteValue) -> TypedValue:
     except (json.JSONDecodeError, RecursionError):
         raise ValueProblem("is not JSON") from None
     return _nest(parsed, 1)
+
+
+def to_string_set(separator: str, value: SqliteValue) -> TypedValue:
+    """Convert a JSON array of texts, or a text whose elements stand between separators, to a string set.
+
+    An empty list becomes NULL, since DynamoDB has no empty set. An element that occurs twice is refused: a set would
+    drop it.
+    """
+    if type(value) is not str:
+        raise refuse_class(value, "string_set")
+    elements = value.split(separator) if separator and value else _read_list(value) if value else []
+    if not elements:
+        return NULL
+    if len(set(elements)) < len(elements):
+        raise ValueProblem("has an element twice, which a set cannot hold")
+    return {"SS": sorted(elements)}
+
+
+def _read_list(text: str) -> list[str]:
+    try:
+        elements = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueProblem("is not a JSON array") from None
+    if not isinstance(elements, list) or not all(isinstance(element, str) for element in elements):
+        raise ValueProblem("is not a JSON array of texts")
+    return elements
 
 
 def _refuse_constant(name: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from accession.column_types.documents import to_json
+from accession.column_types.documents import to_json, to_string_set
 from accession.column_types.numbers import read_number_default, to_number
 from accession.column_types.scalars import (
     read_boolean_default,
@@ -19,7 +19,7 @@ from accession.column_types.scalars import (
     to_boolean,
     to_string,
 )
-from accession.column_types.timestamps import read_timestamp_default, to_timestamp
+from accession.column_types.timestamps import read_timestamp_default, to_date, to_timestamp
 from accession.column_types.values import Converter, KeyType, TypedValue, ValueProblem
 from accession.validation import list_words
 
@@ -125,7 +125,20 @@ _TYPES = (
         },
         in_zone=True,
     ),
+    ColumnType(
+        "date",
+        to_date,
+        "A day as text, YYYY-MM-DD, also with midnight as its time; stored as YYYY-MM-DD. No time zone moves it.",
+        key_type="S",
+    ),
     ColumnType("json", to_json, "JSON text as nested values: objects as maps, arrays as lists, numbers exact."),
+    ColumnType(
+        "string_set",
+        to_string_set,
+        "A JSON array of texts, or a text with a `separator`, as a set. An empty list is NULL, since DynamoDB has no "
+        "empty set; an element that occurs twice is a reject.",
+        options={"separator": Option("what stands between the elements of a text", default="")},
+    ),
     ColumnType(
         "auto",
         to_auto,

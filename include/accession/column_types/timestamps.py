@@ -1,7 +1,7 @@
-"""Timestamps: SQLite's usual ways to store a moment, as ISO 8601 in UTC."""
+"""Timestamps: SQLite's usual ways to store a moment, as ISO 8601 in UTC; and days."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(?P<fraction>\.\d+)?)?(?P<offset> ?([zZ]|[+-]\d\d:?\d\d))?)?",
     re.ASCII,
 )
+DATE = re.compile(r"(?P<day>\d{4}-\d\d-\d\d)([T ]00:00(:00(\.0+)?)?)?", re.ASCII)
 EPOCH = datetime(1970, 1, 1)  # in UTC, naive
 JULIAN_EPOCH_MILLISECONDS = 210_866_760_000_000  # 1970-01-01T00:00Z as a Julian day, 2440587.5, in milliseconds
 
@@ -29,6 +30,20 @@ def to_timestamp(zone: ZoneInfo | None, numbers: str, value: SqliteValue) -> Typ
     else:
         raise refuse_class(value, "timestamp")
     return {"S": f"{moment.isoformat()}+00:00"}
+
+
+def to_date(value: SqliteValue) -> TypedValue:
+    """Convert a day to YYYY-MM-DD: text that is a date, also with midnight as its time. No time zone moves it."""
+    if type(value) is not str:
+        raise refuse_class(value, "date")
+    match = DATE.fullmatch(value)
+    if match is None:
+        raise ValueProblem("is not a day, such as 2026-01-05")
+    try:
+        date.fromisoformat(match["day"])
+    except ValueError:
+        raise ValueProblem("is not a day that exists") from None
+    return {"S": match["day"]}
 
 
 def read_timestamp_default(value: object) -> TypedValue:

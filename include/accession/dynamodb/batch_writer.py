@@ -1,14 +1,19 @@
-"""Many new items: BatchWriteItem, unprocessed items sent again, hot key ranges last."""
+"""Many new items: BatchWriteItem, with unprocessed items retried and hot key ranges last."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import orjson
 
+from accession.dynamodb.answers import LostAnswerError, ThrottledError
+from accession.dynamodb.backoff import Backoff
 from accession.dynamodb.crew import find_call
+from accession.dynamodb.reader import Reader
+from accession.dynamodb.recovery import Recovery
 from accession.dynamodb.requests import Requests
-from accession.dynamodb.retry import Backoff, ThrottledError
 from accession.errors import PermanentError, TransientError
+from accession.items import ItemKey, Table
 
 BATCH_ITEMS = 25  # API reference, BatchWriteItem
 BATCH_BYTES = 16_000_000 - 4_096  # BatchWriteItem: 16 MB, taken as the smaller of its two readings, less our brackets
@@ -21,13 +26,30 @@ TAIL = b"}}]}}"
 Batch = list[bytes]
 
 
-class BatchWriter:
-    """Puts batches of items into one table. `written` counts items. For the errors see DynamoDB."""
+class PutOutcome(NamedTuple):
+    """The outcome of puts.
 
-    def __init__(self, requests: Requests, table: str) -> None:
-        self._requests, self._table = requests, table
-        self._head = HEAD % orjson.dumps(table)
+    `written` items are in the table as they were put. `conflicts` has the keys of those that the application changed
+    while the answer to their batch was lost.
+    """
+
+    written: int
+    conflicts: list[ItemKey]
+
+
+class BatchWriter:
+    """Put batches of items into one table. For the errors see DynamoDB.
+
+    `written` counts items; `conflicts` has the keys of items that the application changed while the answer to their
+    batch was lost.
+    """
+
+    def __init__(self, requests: Requests, reader: Reader, table: Table) -> None:
+        self._requests, self._table = requests, table.name
+        self._recovery = Recovery(requests, reader, table)
+        self._head = HEAD % orjson.dumps(table.name)
         self.written = 0
+        self.conflicts: list[ItemKey] = []
         self.deferred: list[Batch] = []
         self._deferred_bytes = 0
 
@@ -50,11 +72,23 @@ class BatchWriter:
             wait_for_hot = not may_defer or self._deferred_bytes >= DEFERRED_BYTES
             try:
                 answer = await self._requests.write(
-                    "BatchWriteItem", self._table, body, units, wait_for_hot=wait_for_hot, at_once=at_once
+                    "BatchWriteItem",
+                    self._table,
+                    body,
+                    units,
+                    wait_for_hot=wait_for_hot,
+                    at_once=at_once,
+                    repeats=False,
                 )
             except ThrottledError:
                 self.deferred.append(batch)
                 self._deferred_bytes += measure_batch(batch)
+                break
+            except LostAnswerError as error:
+                conflicts = await self._recovery.recover(batch, error)
+                self.conflicts += conflicts
+                written += len(batch) - len(conflicts)
+                self.written += len(batch) - len(conflicts)
                 break
             unprocessed = answer["UnprocessedItems"].get(self._table, ())
             left = [orjson.dumps(entry["PutRequest"]["Item"]) for entry in unprocessed]
@@ -64,10 +98,10 @@ class BatchWriter:
                 if backoff is None or len(left) < len(batch):
                     backoff = self._requests.backoff()
                 # The first unprocessed items go again at once, to be taken or refused for a reason.
-                at_once = self._requests.leave_over() and not find_call().is_over
+                at_once = self._requests.leave_over() and find_call().may_go_on
                 if not at_once and not await backoff.wait():
                     raise TransientError(
-                        f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s: raise its capacity"
+                        f"DynamoDB left them unprocessed for {backoff.seconds:.0f} s. Raise its capacity."
                     )
             batch = left
         return written
@@ -81,7 +115,7 @@ def measure_batch(batch: Batch) -> int:
 def split_puts(puts: Iterable[tuple[str, bytes]]) -> Iterator[tuple[Batch, int]]:
     """Split items into batches as BatchWriteItem takes them: at most 25, at most 16 MB, no key twice.
 
-    Yields each batch with its size in bytes.
+    Yield each batch with its size in bytes.
     """
     iterator = iter(puts)
     while some := list(islice(iterator, BATCH_ITEMS)):
@@ -95,12 +129,15 @@ def split_puts(puts: Iterable[tuple[str, bytes]]) -> Iterator[tuple[Batch, int]]
 
 
 def _split_some(puts: list[tuple[str, bytes]]) -> Iterator[Batch]:
-    """The same for a few puts that do not fit into one batch."""
+    """Split a few puts that do not fit into one batch."""
     batch: dict[str, bytes] = {}
     size = 0
     for key, item in puts:
         if len(item) > BATCH_BYTES:
-            raise PermanentError(f"an item of {len(item)} bytes does not fit a request: items over 400 KB are rejects")
+            raise PermanentError(
+                f"Item {key} of {len(item)} bytes does not fit into a request. Staging rejects items over 400 KB, so "
+                "this change set is damaged: trigger a new run."
+            )
         length = len(item) + len(BETWEEN)
         if size + length > BATCH_BYTES or key in batch:
             yield list(batch.values())

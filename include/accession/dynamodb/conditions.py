@@ -1,7 +1,8 @@
 """Conditional writes: update, delete and put requests whose conditions protect the application's work. Pure.
 
-An expression holds at most 300 operators and 4 KB (Developer Guide, "Quotas in Amazon DynamoDB"): `#1 = :a1 AND` is two
-operators, `(#1 = :b1 OR #1 = :a1) AND` is four. So conditions are put on so many attributes, in the order of names.
+An expression holds at most 300 operators and 4 KB (Developer Guide, "Quotas in Amazon DynamoDB"): `#1 = :b1 AND` is two
+operators, and an update says it twice, of the values before and after. That bounds the number of attributes in a
+condition. They are taken in the order of their names.
 """
 
 from dataclasses import dataclass
@@ -25,14 +26,18 @@ class Update:
     after: TypedItem
 
     def build(self, schema: KeySchema) -> Request:
-        """Set what differs, remove what `after` lacks; if the item exists and each of those is as before or after."""
+        """Set what differs and remove what `after` lacks, if the item exists and all of these attributes are as before,
+        or all are as after.
+
+        In a mixture, the application has changed one of them back after us.
+        """
         names, values = {"#k": schema.names[0]}, {}
         changed = sorted(
             name
             for name in self.before.keys() | self.after.keys()
             if name not in schema.names and self.before.get(name) != self.after.get(name)
         )
-        conditions, puts, removes = ["attribute_exists(#k)"], [], []
+        undone, done, puts, removes = [], [], [], []
         for number, name in enumerate(changed):
             names[f"#{number}"] = name
             if name in self.after:
@@ -43,9 +48,11 @@ class Update:
             if number < UPDATE_CONDITIONS:
                 if name in self.before:
                     values[f":b{number}"] = self.before[name]
-                is_undone = _holds(number, "b", name in self.before)
-                is_done = _holds(number, "a", name in self.after)
-                conditions.append(f"({is_undone} OR {is_done})")
+                undone.append(_holds(number, "b", name in self.before))
+                done.append(_holds(number, "a", name in self.after))
+        conditions = ["attribute_exists(#k)"]
+        if changed:
+            conditions.append(f"({' AND '.join(undone)} OR {' AND '.join(done)})")
         clauses = [f"{verb} {', '.join(parts)}" for verb, parts in (("SET", puts), ("REMOVE", removes)) if parts]
         request = {"Key": schema.write(self.key), **_condition(conditions, names, values)}
         return request | {"UpdateExpression": " ".join(clauses)} if clauses else request
@@ -53,7 +60,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete an item that is as `before` says."""
+    """Delete an item that is as `before` says. DynamoDB answers with what it removed."""
 
     operation: ClassVar = "DeleteItem"
     key: ItemKey
@@ -65,7 +72,7 @@ class Delete:
         for number, name in enumerate(sorted(self.before)[:DELETE_CONDITIONS]):
             names[f"#{number}"], values[f":b{number}"] = name, self.before[name]
             conditions.append(_holds(number, "b", True))
-        return {"Key": schema.write(self.key), **_condition(conditions, names, values)}
+        return {"Key": schema.write(self.key), "ReturnValues": "ALL_OLD", **_condition(conditions, names, values)}
 
 
 @dataclass(frozen=True, slots=True)

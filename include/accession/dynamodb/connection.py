@@ -9,7 +9,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 
 class Answer(NamedTuple):
-    """An HTTP answer. `is_whole`: it matches the checksum that DynamoDB sent with it, if it did."""
+    """An HTTP answer. `is_whole`: it matches the checksum that DynamoDB sent with it, if there is one."""
 
     status: int
     body: bytes
@@ -36,11 +36,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether a request can be sent: there is a connection, and no answer is awaited."""
+        """Tell whether a request can be sent: there is a connection, and no answer is awaited."""
         return self._answer is None and self.transport is not None and not self.transport.is_closing()
 
     def exchange(self, request: bytes, seconds: float, *, connect: bool = False) -> "asyncio.Future[Answer]":
-        """Write a request at once; the future is its answer. All of it may take `seconds`.
+        """Write a request at once, and return its answer as a future. `seconds` bound all of it, not each read.
 
         `connect`: the request is a CONNECT, so that a good answer has no body.
         """
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     def abort(self, error: Exception | None = None) -> None:
-        """Drop the connection and all that is not sent yet. (Closing it would send that first.)"""
+        """Drop the connection and all bytes that are not sent yet. (Closing it would send them first.)"""
         if self.transport is not None:
             self.transport.abort()
         if self._answer is not None:

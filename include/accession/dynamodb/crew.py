@@ -1,4 +1,4 @@
-"""Many calls at once on the event loop, within bounds of their number and size."""
+"""Many calls at once on the event loop, within bounds on their number and size."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,13 +12,23 @@ IN_FLIGHT_BYTES = 32_000_000
 
 
 class Call:
-    """One call, as the requests that it makes see it: it is not to be cancelled while `is_sent`, nor retried once
-    `is_over`."""
+    """One call, as the requests that it makes see it.
 
-    __slots__ = ("is_over", "is_sent")
+    It is not cancelled while `is_sent`, and not retried once `is_over`. While it `must_end`, it is
+    never cancelled and still retried, because it restores what it removed. `queued_seconds` is how long it has waited
+    for its turn under the rate.
+    """
+
+    __slots__ = ("is_over", "is_sent", "must_end", "queued_seconds")
 
     def __init__(self) -> None:
-        self.is_sent = self.is_over = False
+        self.is_sent = self.is_over = self.must_end = False
+        self.queued_seconds = 0.0
+
+    @property
+    def may_go_on(self) -> bool:
+        """Tell whether a request of the call may be repeated."""
+        return self.must_end or not self.is_over
 
 
 _call: ContextVar[Call] = ContextVar("call")
@@ -26,11 +36,15 @@ _call: ContextVar[Call] = ContextVar("call")
 
 def find_call() -> Call:
     """Return the call that this task runs, or one of its own for a task outside a crew."""
-    return _call.get(None) or Call()
+    call = _call.get(None)
+    if call is None:
+        call = Call()
+        _call.set(call)
+    return call
 
 
 class Crew(Generic[T, R]):
-    """Calls `function` for many arguments, at most `in_flight` and 32 MB of them at once. Use it on one event loop.
+    """Call `function` for many arguments, at most `in_flight` and 32 MB of them at once. Use it on one event loop.
 
     The first error stops all: no further request is sent, those in flight end, and the error is raised.
     """
@@ -46,11 +60,11 @@ class Crew(Generic[T, R]):
 
     @property
     def is_active(self) -> bool:
-        """Whether any call has not ended."""
+        """Tell whether any call has not ended."""
         return bool(self._tasks)
 
     async def begin(self, calls: list[tuple[T, int]]) -> list[tuple[T, R]]:
-        """Wait for room, then begin calls of so many bytes each. Return what has ended since the last time."""
+        """Wait for room, then begin calls of so many bytes each. Return the calls that ended since the last time."""
         size = sum([size for _, size in calls])
         await self._wait(lambda: self._has_room(len(calls), size))
         if self._error is None:
@@ -59,7 +73,7 @@ class Crew(Generic[T, R]):
         return await self.take(len(self._tasks))
 
     async def take(self, active: int) -> list[tuple[T, R]]:
-        """Wait until at most `active` calls have not ended. Return what has ended since the last time."""
+        """Wait until at most `active` calls have not ended. Return the calls that ended since the last time."""
         await self._wait(lambda: len(self._tasks) <= active)
         if self._error is not None:
             await self._wait(lambda: not self._tasks)
@@ -68,18 +82,20 @@ class Crew(Generic[T, R]):
         return ended
 
     async def take_some(self) -> list[tuple[T, R]]:
-        """Wait until a call has ended, if any is active. Return what has ended since the last time."""
+        """Wait until a call has ended, if any is active. Return the calls that ended since the last time."""
         await self._wait(lambda: bool(self._ended) or not self._tasks)
         return await self.take(len(self._tasks))
 
     async def abandon(self) -> None:
-        """Cancel all calls, those in flight too, and wait until they have ended."""
-        for task in list(self._tasks):
-            task.cancel()
+        """Cancel all calls but those that must end, and wait until they have ended. Requests in flight are dropped."""
+        for task, call in list(self._tasks.items()):
+            call.is_over = True
+            if not call.must_end:
+                task.cancel()
         await self._wait(lambda: not self._tasks)
 
     def _has_room(self, calls: int, size: int) -> bool:
-        """More than one call at a time is begun only within both bounds; one that is larger goes alone."""
+        """Tell whether calls fit within both bounds. A call that is larger than the bound goes alone."""
         return not self._tasks or (
             len(self._tasks) + calls <= self._in_flight and self._bytes + size <= IN_FLIGHT_BYTES
         )
@@ -110,7 +126,7 @@ class Crew(Generic[T, R]):
         self._error = error
         for task, call in self._tasks.items():
             call.is_over = True
-            if not call.is_sent:
+            if not call.is_sent and not call.must_end:
                 task.cancel()
 
     async def _wait(self, is_enough: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Where a boto3 client sends to, and how it gets there: asked once, so that a request pays for signing and sending.
+"""The endpoint of a boto3 client and the way to it. They are found once, for all requests.
 
 botocore works out serialiser, endpoint, user agent, hooks, proxy and parser again for each call: three quarters of a
 request's CPU time. Here the client's URL, signer, proxy, certificates and time limits are asked for once.
@@ -15,17 +15,37 @@ from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 from botocore.awsrequest import AWSResponse
+from botocore.config import Config
 from botocore.exceptions import InvalidProxiesConfigError
 from botocore.httpsession import get_cert_path
+
+from accession.aws import CONNECT_SECONDS, READ_SECONDS
 
 if TYPE_CHECKING:
     from botocore.signers import RequestSigner
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
+def client_config() -> Config:
+    """Return the configuration of a DynamoDB client.
+
+    One attempt per call, since retry.py retries, and `standard` mode would otherwise cut DynamoDB's ten attempts to a
+    few and hide throttles from the rate. Time limits bound a request. There is no client-side validation, since staging
+    has checked every item. The user agent is short.
+    """
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        parameter_validation=False,
+        tcp_keepalive=True,
+        user_agent="Accession",
+    )
+
+
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy on the way. `tunnels`: it passes bytes on after a CONNECT; else it is asked for the whole URL."""
+    """A proxy on the way. `tunnels`: it passes bytes on after a CONNECT; otherwise it is asked for the whole URL."""
 
     url: str = field(repr=False)  # may hold a password, as the headers do
     headers: dict[str, str] = field(repr=False)
@@ -35,7 +55,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The address, and all that a request to it needs besides its body. `target` is what the request line names."""
+    """The address, and all that a request to it needs besides its body. `target` stands in the request line."""
 
     url: str
     target: str
@@ -83,15 +103,21 @@ def must_refresh(credentials: Any, *, soon: bool) -> bool:
     return bool(credentials.refresh_needed(seconds))
 
 
+def renew_credentials(credentials: Any) -> None:
+    """Refresh credentials that botocore can refresh, even if they do not seem to have expired. Blocks."""
+    with credentials._refresh_lock:
+        credentials._protected_refresh(is_mandatory=True)
+
+
 class _EmptyBody:
-    """The body of an answer that no server sent."""
+    """The empty body of an answer that no server sent."""
 
     def stream(self) -> Iterator[bytes]:
         yield b"{}"
 
 
 def _find_signer(client: "DynamoDBClient") -> tuple[str, "RequestSigner"]:
-    """The URL that the client sends to, and its signer, taken from a call that its own events stop."""
+    """Return the URL that the client sends to, and its signer, taken from a call that its own events stop."""
     known: dict[str, Any] = {}
     thread = threading.get_ident()
 

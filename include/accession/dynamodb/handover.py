@@ -1,4 +1,4 @@
-"""From a thread that waits to the event loop and back: many calls in chunks, and the pages of a scan."""
+"""Hand work from a waiting thread to the event loop and back: many calls in chunks, and the pages of a scan."""
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ CHUNKS = 4  # in which what may be in flight is handed over
 PARSED_ITEMS = 64  # of a page at once: what they take stays in the processor's cache until they are done with
 
 
-def run_all(
+def call_all(
     runner: Runner, in_flight: int, calls: Iterable[tuple[T, int]], function: Callable[[T], Coroutine[Any, Any, R]]
 ) -> Iterator[tuple[T, R]]:
     """Call `function` for every argument on the loop. Yield the arguments with their results, as they end.
 
     `calls` are arguments and their sizes in bytes, taken in this thread, a chunk ahead. The first error stops all: no
-    further request begins, those in flight end, and it is raised.
+    further request begins, those in flight end, and the error is raised.
     """
     crew = Crew(function, in_flight)
     with _ending(runner, crew):
@@ -60,7 +60,7 @@ def scan_table(
 
 @contextmanager
 def _ending(runner: Runner, crew: Crew[Any, Any]) -> Iterator[None]:
-    """Cancel what is left of a crew's calls."""
+    """Cancel the calls of a crew that have not ended."""
     try:
         yield
     finally:
@@ -69,7 +69,7 @@ def _ending(runner: Runner, crew: Crew[Any, Any]) -> Iterator[None]:
 
 
 def _split_calls(calls: Iterable[tuple[T, int]], most: int) -> Iterator[list[tuple[T, int]]]:
-    """Chunks of at most `most` calls, and of a share of the bytes that may be in flight."""
+    """Yield chunks of at most `most` calls, and of a share of the bytes that may be in flight."""
     chunk: list[tuple[T, int]] = []
     total = 0
     for call in calls:
@@ -87,4 +87,4 @@ def _parse(table: str, items: list[msgspec.Raw]) -> Iterator[list[TypedItem]]:
         try:
             yield orjson.loads(b"[%b]" % b",".join(items[start : start + PARSED_ITEMS]))
         except orjson.JSONDecodeError as error:
-            raise TransientError(f"an item of table {table} came damaged over the network: try again") from error
+            raise TransientError(f"An item of table {table} came damaged over the network. Try again.") from error

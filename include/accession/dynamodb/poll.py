@@ -1,4 +1,4 @@
-"""Functions that block, asked beside the event loop: the fence, the shared cap, the refresh of credentials."""
+"""Functions that block, called beside the event loop: the fence, the shared cap, the refresh of credentials."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Poll(Generic[T]):
-    """Asks `function` in the executor, once for all who wait for it, and keeps its last answer."""
+    """Call `function` in the executor, once for all who wait for it, and keep the last answer."""
 
     def __init__(self, function: Callable[[], T], executor: Executor, clock: Callable[[], float]) -> None:
         self._function, self._executor, self._clock = function, executor, clock
@@ -19,13 +19,14 @@ class Poll(Generic[T]):
 
     @property
     def age(self) -> float:
-        """Seconds since the last answer; infinite before the first."""
+        """Return the seconds since the last answer; infinite before the first."""
         return self._clock() - self._answered_at
 
     async def refresh(self, ahead: float, oldest: float) -> None:
-        """Return when the last answer is younger than `oldest` seconds; 0 waits for an answer of its own.
+        """Return when the last answer is younger than `oldest` seconds; with 0, wait for the next answer.
 
-        One that is older than `ahead` is renewed meanwhile. Raises what the function raises to those who wait for it.
+        If the answer is older than `ahead`, a new one is asked for in the background. Those who wait get the function's
+        errors.
         """
         while self.age >= oldest:
             await self.ask()
@@ -35,11 +36,11 @@ class Poll(Generic[T]):
             self.ask_ahead()
 
     async def ask(self) -> T:
-        """Return the next answer. Raises what the function raises."""
+        """Return the next answer. Raises the function's errors."""
         return await asyncio.shield(self._begin())  # others may wait for it too
 
     def ask_ahead(self) -> None:
-        """Have the function asked, and go on. An error shows when the last answer has grown too old."""
+        """Call the function without waiting. An error shows once the last answer is too old."""
         self._begin()
 
     def _begin(self) -> "asyncio.Future[T]":

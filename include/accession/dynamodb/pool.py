@@ -1,4 +1,4 @@
-"""Connections that are kept open, as many as are of use."""
+"""Connections that are kept open, as many as are useful."""
 
 import asyncio
 import time
@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable
 
 from accession.dynamodb.connection import Connection
 
-FIRST = 8  # connections that are opened without further thought
+FIRST = 8  # connections that are opened without measuring
 MARGIN = 3.0  # most answers take longer than the fastest one
 IDLE_SECONDS = 20.0  # an idle connection is not used again after so long: servers hang up without asking
 LOOK_SECONDS = 0.05  # after which an idle connection may have been hung up without our having seen it
 
 
 class Pool:
-    """Leases one connection to each request, and opens as many as keep this process busy.
+    """Lease one connection to each request, and open as many as keep this process busy.
 
     A TLS handshake costs as much CPU time as ten requests. So beyond FIRST, connections are opened only if requests
-    wait for one, and no more than this process can serve: what an answer takes on its way, divided by the CPU time that
-    a request costs here. At 10 ms an answer that is all that are asked for, at 1 ms a few.
+    wait for one, and no more than this process can serve: the time of an answer, divided by the CPU time of a request.
+    With answers of 10 ms that is as many as are asked for, with answers of 1 ms only a few.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Pool:
                 number -= 1
 
     def _count(self, seconds: float) -> None:
-        """Take in what an answer took. After a round of them, find how many connections are of use."""
+        """Count an answer and its time. After a round of them, find how many connections are useful."""
         self._answers += 1
         self._fastest = min(self._fastest, seconds)
         if self._answers < self._size:

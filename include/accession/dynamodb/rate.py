@@ -1,16 +1,17 @@
-"""How fast we write: one rate, in write units a second, shared by all requests in flight.
+"""The rate in units per second that all requests in flight share, for writing or for reading.
 
-Two things bound it. The cap that the user set holds over the whole run: what requests cost beyond their items (indexes)
-is learnt, and what one really consumed is charged afterwards. The table's own limit is unknown and is found: a throttle
-sets the rate a little below what the table was seen to accept, and success brings it back along the curve of CUBIC
-(RFC 9438): quickly up to where the limit was, flat around it, then ever faster, so that a limit that doubled is found
-within ten seconds. A table saves up what it was not asked for (Developer Guide, "Burst capacity"), so that it accepts
-more than its limit just before it throttles; what it accepted on average since the last throttle tells the two apart.
+Two things bound it. The cap that the user set holds over the whole run: the cost of requests beyond their items
+(indexes) is learnt, and the units actually consumed are charged afterwards. The table's own limit is unknown and has to
+be found: a throttle sets the rate a little below what the table was seen to accept, and success brings it back along
+the curve of CUBIC (RFC 9438): quickly up to the old limit, slowly around it, then faster and faster. A limit that
+doubled is found within ten seconds. A table saves up unused capacity (Developer Guide, "Burst capacity"), so it accepts
+more than its limit just before it throttles. The average that it accepted since the last throttle tells the two apart.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 BACK_OFF = 0.9  # the share of the limit that a throttle leaves
 GROWTH = 0.15  # of the limit, beyond it, at twice the time of the plateau
@@ -26,31 +27,47 @@ SAVED, LEAST = 0.95, 0.85  # an average below this share of what was seen last: 
 LEARNING = 0.1  # the weight of one request in what requests cost
 
 
-class Rate:
-    """Write units a second, for all tasks of a loop: `acquire` before a request, `accepted` or `throttled` after it.
+class Limit(NamedTuple):
+    """The limit of a table as a writer found it, in write units a second, and the seconds since it last throttled."""
 
-    A `cap` that is a function is asked again and again, and must not block.
+    units_per_second: float
+    seconds: float
+
+
+class Rate:
+    """Hold all tasks of a loop to one rate: `acquire` before a request, `accepted` or `throttled` after it.
+
+    If `cap` is a function, it is called repeatedly and must not block. `limit` is what an earlier writer found.
     """
 
     def __init__(
         self,
         cap: float | Callable[[], float | None] | None = None,
         *,
+        limit: Limit | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if isinstance(cap, int | float) and cap <= 0:
-            raise ValueError("a cap is more than 0 write units a second")
+            raise ValueError("A cap must be more than 0 units a second.")
         self._cap: Callable[[], float | None] = cap if callable(cap) else lambda: cap
         self._clock, self._sleep = clock, sleep
         self._limit: float | None = None  # where the last throttle came; None: none so far
         self._since, self._fresh = clock(), 0.0  # the last throttle, and the units accepted after it
+        if limit is not None:
+            self._limit, self._since = limit.units_per_second, clock() - limit.seconds
+            self._fresh = limit.units_per_second * limit.seconds
         self._free = clock()  # when the next unit may go out
         self._turn = asyncio.Lock()
         self._cost = 1.0  # units consumed for each unit expected
         self._throttles, self._pause = 0, 0.0
         self._earlier: tuple[float | None, float, float] = (None, 0.0, 0.0)  # before the last throttle
         self._window, self._sum, self._before, self._first = clock(), 0.0, 0.0, True
+
+    @property
+    def limit(self) -> Limit | None:
+        """Return the limit that was found; None if there was no throttle."""
+        return None if self._limit is None else Limit(self._limit, self._clock() - self._since)
 
     async def acquire(self, units: float) -> None:
         """Wait until `units` may go out."""
@@ -69,9 +86,9 @@ class Rate:
                 waiting = start > now and throttles != self._throttles
 
     def accepted(self, units: float, expected: float, whole: bool = True) -> None:
-        """The table took `units` where `expected` were acquired: the difference is charged now.
+        """Charge the difference between the `units` that the table took and the `expected` ones that were acquired.
 
-        `whole`: it left nothing of the request, so that the two tell what requests cost.
+        `whole`: it left nothing of the request unprocessed, so that the two tell the cost of requests.
         """
         if (rate := self.per_second()) is not None:
             self._free += (units - expected * self._cost) / rate
@@ -82,9 +99,9 @@ class Rate:
         self._fresh += units
 
     def throttled(self) -> int | None:
-        """The table refused: go on a little below what it accepts.
+        """Slow down to a little below the rate that the table accepts, since it refused a request.
 
-        Returns a number for `take_back`; None for a throttle that belongs to the one before and changes nothing.
+        Return a number for `take_back`; None for a throttle that belongs to the one before and changes nothing.
         """
         cap = self._cap()
         now = self._clock()
@@ -106,7 +123,7 @@ class Rate:
         return self._throttles
 
     def take_back(self, number: int) -> None:
-        """The throttle with this number was none of the table's: undo it, if none came after it."""
+        """Undo the throttle with this number, if none came after it: it did not come from the table's limit."""
         if number == self._throttles:
             (self._limit, self._since, before), self._pause = self._earlier, 0.0
             self._fresh += before
@@ -114,7 +131,7 @@ class Rate:
             self._throttles += 1
 
     def per_second(self) -> float | None:
-        """Write units a second now; None when nothing bounds them."""
+        """Return the units a second now; None when nothing bounds them."""
         cap = self._cap()
         if self._limit is None:
             return cap
@@ -129,7 +146,7 @@ class Rate:
             self._window, self._sum, self._first = now, 0.0, False
 
     def _measured(self, now: float) -> float:
-        """Units a second that were accepted over about the last window."""
+        """Return the units a second that were accepted over about the last window."""
         self._roll(now)
         passed = now - self._window
         if self._first:

@@ -1,4 +1,4 @@
-"""Where the event loop runs: on a thread of its own, so that a signal of the main thread is not swallowed by it."""
+"""The thread that the event loop runs on: not the main thread, whose signals the loop would swallow."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ JOIN_SECONDS = 5.0
 
 
 class Runner(Protocol):
-    """Runs coroutines on one event loop, for callers that wait. A simulation puts its own in place of LoopThread."""
+    """Run coroutines on one event loop, for callers that wait. A simulation puts its own in place of LoopThread."""
 
     executor: Executor
 
@@ -27,7 +27,7 @@ class Runner(Protocol):
 
 
 class LoopThread:
-    """An event loop on a daemon thread, which begins with the first call."""
+    """An event loop on a daemon thread, which begins with the first call and ends with `close`."""
 
     def __init__(self) -> None:
         self.executor: Executor = ThreadPoolExecutor(BESIDE, thread_name_prefix="accession-beside")
@@ -37,12 +37,16 @@ class LoopThread:
         self._is_closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run a coroutine and wait for its end.
+        """Run a coroutine and wait for its end. Raises RuntimeError after `close`.
 
-        An exception that comes to the waiting thread meanwhile, as from a signal, cancels it. Then it has ended when
-        the exception is raised.
+        An exception in the waiting thread, such as one from a signal, cancels it. The coroutine has ended when the
+        exception is raised.
         """
-        loop = self._loop or self._begin()
+        try:
+            loop = self._loop or self._begin()
+        except RuntimeError:
+            coroutine.close()
+            raise
         result: Future[R] = Future()
         tasks: list[asyncio.Task[R]] = []
 
@@ -73,7 +77,7 @@ class LoopThread:
     def _begin(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("this DynamoDB is closed")
+                raise RuntimeError("This connection to DynamoDB is closed: open another one.")
             if self._loop is None:
                 self._loop = uvloop.new_event_loop()
                 self._thread = threading.Thread(target=_work, args=(self._loop,), name="accession-loop", daemon=True)
@@ -94,7 +98,7 @@ class LoopThread:
             loop.stop()
 
         loop.call_soon_threadsafe(stop)
-        if thread is not threading.current_thread():  # the garbage collector may have called us there
+        if thread is not threading.current_thread():  # the garbage collector may have called this method there
             thread.join(JOIN_SECONDS)
 
 

@@ -1,6 +1,6 @@
 """Signature Version 4 for the one shape that a request to DynamoDB has: a POST of JSON to one URL.
 
-botocore's signer is made for any request, and took a third of the CPU time of ours. Credentials and their refresh are
+botocore's signer is made for any request, and took a third of a request's CPU time. Credentials and their refresh are
 botocore's; tests/unit/test_signer.py compares our signature with the one that botocore makes.
 """
 
@@ -11,16 +11,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
-from accession.dynamodb.endpoint import find_credentials, must_refresh
+from accession.dynamodb.endpoint import find_credentials, must_refresh, renew_credentials
 
 if TYPE_CHECKING:
     from botocore.signers import RequestSigner
 
 
 class Signer:
-    """Signs as "Create a signed AWS API request" says (AWS IAM User Guide).
+    """Sign as "Create a signed AWS API request" says (AWS IAM User Guide).
 
     Credentials and the names of region and service are those of botocore's `signer`; the credentials are asked for each
     request.
@@ -32,17 +32,34 @@ class Signer:
         self._held: tuple[Any, Any] = (None, None)  # credentials that expire, and what they were when last refreshed
         self._prepared: _Prepared | None = None
 
+    @property
+    def can_refresh(self) -> bool:
+        """Tell whether the credentials expire and botocore can refresh them."""
+        return hasattr(find_credentials(self._signer), "refresh_needed")
+
     def must_refresh(self, *, soon: bool) -> bool:
-        """Return whether the credentials must be refreshed before the next request; with `soon`, rather early."""
-        credentials = find_credentials(self._signer)
-        if not hasattr(credentials, "refresh_needed"):
+        """Return whether the credentials must be refreshed before the next request; with `soon`, ahead of time."""
+        if not self.can_refresh:
             return False
+        credentials = find_credentials(self._signer)
         return self._held[0] is not credentials or must_refresh(credentials, soon=soon)
 
     def refresh(self) -> None:
-        """Refresh credentials that expire soon. Blocks: call it beside the event loop."""
+        """Refresh credentials that expire soon. Blocks: call it beside the event loop. Raises botocore's errors."""
+        self._hold(renews=False)
+
+    def renew(self) -> None:
+        """Refresh the credentials, even if they do not seem to have expired. Blocks, as `refresh` does."""
+        self._hold(renews=True)
+
+    def _hold(self, *, renews: bool) -> None:
         credentials = find_credentials(self._signer)
-        self._held = (credentials, credentials.get_frozen_credentials())
+        try:
+            if renews:
+                renew_credentials(credentials)
+            self._held = (credentials, credentials.get_frozen_credentials())
+        except RuntimeError as error:  # botocore: the new ones are expired already
+            raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from error
 
     def sign(self, target: str, body: bytes) -> dict[str, str]:
         """Return the headers of a request, the signature among them. Never blocks. Raises NoCredentialsError."""
@@ -90,7 +107,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True, repr=False)  # it holds secrets
 class _Prepared:
-    """All that signatures of one second have in common."""
+    """The parts that all signatures of one second have in common."""
 
     made_for: tuple[Any, ...]  # second, target, credentials
     headers: dict[str, str]

@@ -1,18 +1,18 @@
-"""Two kinds of throttle: a limit slows everybody down, a hot key range makes only its own items wait."""
+"""Two kinds of throttle: a limit slows all requests down, a hot key range makes only its own items wait."""
 
 from collections.abc import Callable
 
+from accession.dynamodb.answers import ThrottledError
 from accession.dynamodb.rate import Rate
-from accession.dynamodb.retry import ThrottledError
 
 HOT_SECONDS = 10.0  # a key range that was hot is assumed to be hot for this long
 
 
 class Throttles:
-    """Counts throttles, and slows `rate` down for those of a limit: of the table, of the account.
+    """Count throttles, and slow `rate` down for those of a limit: of the table, of the account.
 
-    What a batch leaves unprocessed comes without a reason. It is put down to a hot key range if one was named lately,
-    else to a limit, and that is taken back if a refusal names a hot key range after all.
+    Unprocessed items come without a reason. They are attributed to a hot key range if one was named recently, otherwise
+    to a limit. That is taken back if a refusal names a hot key range after all.
     """
 
     def __init__(self, rate: Rate, clock: Callable[[], float]) -> None:
@@ -22,7 +22,7 @@ class Throttles:
         self._unnamed: int | None = None  # the last slowing for a throttle without a reason
 
     def add(self, throttle: ThrottledError) -> bool:
-        """Take in a throttle of a write. Return whether it slows everybody down now."""
+        """Count a throttle of a write. Return whether it slows all requests down now."""
         self.count += 1
         if throttle.hot_keys_only:
             self._hot_until = self._clock() + HOT_SECONDS

@@ -27,7 +27,7 @@ REFRESH_SECONDS = 30.0  # credentials that always expire soon are refreshed this
 
 
 class Transport(Protocol):
-    """The seam between what is sent and how. A simulation puts its own in place of HttpTransport."""
+    """The seam between requests and the network. A simulation puts its own in place of HttpTransport."""
 
     async def lease(self) -> Connection:
         """Return an open connection for one request."""
@@ -39,7 +39,10 @@ class Transport(Protocol):
         """Return whether a request can be sent on it now, without waiting for anything."""
 
     def post(self, connection: Connection, operation: str, body: bytes) -> "asyncio.Future[Answer]":
-        """Sign and write a request at once; the future is its answer. Cancelling it drops the connection."""
+        """Sign and write a request at once, and return its answer as a future. Cancelling it drops the connection."""
+
+    async def renew_credentials(self) -> bool:
+        """Refresh credentials that DynamoDB calls expired. Return False if they cannot be refreshed."""
 
     def close(self) -> None:
         """Drop all connections."""
@@ -57,6 +60,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._signer = Signer(endpoint.signer, endpoint.url)
         self._credentials = Poll(self._signer.refresh, executor, clock)
+        self._renewal = Poll(self._signer.renew, executor, clock)
         head = {"User-Agent": endpoint.user_agent, "Accept-Encoding": "identity"}
         if endpoint.proxy is not None and not endpoint.proxy.tunnels:
             head |= endpoint.proxy.headers
@@ -83,10 +87,21 @@ class HttpTransport:
         self._pool.release(connection)
 
     def post(self, connection: Connection, operation: str, body: bytes) -> "asyncio.Future[Answer]":
-        """Sign `body` for `operation` ("BatchWriteItem") and write it at once; one attempt."""
+        """Sign `body` for `operation` ("BatchWriteItem"), write it at once, and return its answer as a future."""
         headers = self._signer.sign(f"DynamoDB_20120810.{operation}", body)
         request = f"{self._head}{_join(headers)}Content-Length: {len(body)}\r\n\r\n".encode() + body
         return connection.exchange(request, self._endpoint.read_seconds)
+
+    async def renew_credentials(self) -> bool:
+        """Refresh credentials that DynamoDB takes for expired. Return False if they cannot be refreshed.
+
+        Requests in flight may all have been signed with the old ones, so that one refresh counts for a while.
+        """
+        if not self._signer.can_refresh:
+            return False
+        if self._renewal.age > REFRESH_SECONDS:
+            await self._renewal.ask()
+        return True
 
     def close(self) -> None:
         """Drop all idle connections."""
@@ -117,7 +132,11 @@ class HttpTransport:
     async def _open(self, connection: Connection, proxy: Proxy | None) -> None:
         endpoint = self._endpoint
         opened = await self._open_socket(proxy.url if proxy else endpoint.url)
-        await self._loop.create_connection(lambda: connection, sock=opened)
+        try:
+            await self._loop.create_connection(lambda: connection, sock=opened)
+        except BaseException:
+            opened.close()
+            raise
         if proxy is not None:
             await self._start_tls(connection, proxy.tls, proxy.url)
             if not proxy.tunnels:
@@ -143,7 +162,7 @@ class HttpTransport:
                 error = failed
             else:
                 return opened
-        raise error or OSError(f"no address for {host}")
+        raise error or OSError(f"There is no address for {host}.")
 
     async def _start_tls(self, connection: Connection, context: ssl.SSLContext | None, url: str) -> None:
         if context is not None:

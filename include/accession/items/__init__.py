@@ -2,21 +2,35 @@
 
 from accession.items.builder import (
     MASK,
+    MAX_ITEM_BYTES,
     TRANSFORM_VERSION,
     Converted,
     ItemBuilder,
     Orphan,
     Prepared,
     Reject,
-    is_same_thing,
     is_unicode,
 )
-from accession.items.keys import ItemKey, KeySchema, RowKey, Table, show_row_key
-from accession.items.typed_json import TypedItem, checksum_item, checksum_items, measure_item
+from accession.items.identity import is_same_thing
+from accession.items.keys import (
+    Affinities,
+    ItemKey,
+    KeySchema,
+    RowKey,
+    Table,
+    find_attribute_type,
+    find_key_schemas,
+    join_key,
+    show_key,
+    show_row_key,
+)
+from accession.items.typed_json import TypedItem, checksum_item, checksum_items, is_same_item, measure_item
 
 __all__ = [
     "MASK",
+    "MAX_ITEM_BYTES",
     "TRANSFORM_VERSION",
+    "Affinities",
     "Converted",
     "ItemBuilder",
     "ItemKey",
@@ -29,8 +43,13 @@ __all__ = [
     "TypedItem",
     "checksum_item",
     "checksum_items",
+    "find_attribute_type",
+    "find_key_schemas",
+    "is_same_item",
     "is_same_thing",
     "is_unicode",
+    "join_key",
     "measure_item",
+    "show_key",
     "show_row_key",
 ]

@@ -5,6 +5,7 @@ that one bad row never sinks its batch. The column types are in `accession.colum
 """
 
 import hashlib
+from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -13,8 +14,9 @@ import msgspec
 import orjson
 
 from accession.column_types import FIRST_SEEN_MARK, NULL, ValueProblem
+from accession.items.composed import Absent, BadPart, Composed
 from accession.items.keys import ItemKey, KeySchema
-from accession.items.plan import ItemPlan
+from accession.items.plan import ItemPlan, Reference
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
 from accession.mapping import Entity, Mapping
 
@@ -22,6 +24,7 @@ TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchang
 
 # Amazon DynamoDB Developer Guide, "Service quotas": item size with attribute names.
 MAX_ITEM_BYTES = 400 * 1024
+JSON_BYTES = 12  # that the JSON of an item has for each attribute, beside its name and value
 # "Read and write operations": one write unit for each 1 KB begun; an index that holds the item costs the same again.
 WRITE_UNIT_BYTES = 1024
 
@@ -40,10 +43,12 @@ class Reject(Exception):
 
 
 class Orphan(Reject):
-    """A reference to a parent that has no new id. `shown` is the old key as a reason may show it."""
+    """A reference to a parent that has no key. `reference` is its attribute, `old_key` the values of its columns, and
+    `shown` is them as a reason may show them."""
 
-    def __init__(self, column: str, parent: str, old_key: Any, shown: str) -> None:
+    def __init__(self, column: str, reference: str, parent: str, old_key: tuple[Any, ...], shown: str) -> None:
         super().__init__(column, f"{column} {shown} refers to no {parent}")
+        self.reference = reference
         self.parent = parent
         self.old_key = old_key
         self.shown = shown
@@ -59,22 +64,25 @@ class Converted(msgspec.Struct, frozen=True):  # made for every row, at a quarte
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """An item ready to be written."""
+    """An item ready to be written. `size` is about that in bytes which DynamoDB counts."""
 
     item: TypedItem
     data: bytes
     checksum: bytes
     write_units: int
+    size: int
 
 
 class ItemBuilder:
     """Makes the items of one entity: `convert` a row, find out its key, `complete` the item. A row is what `ItemPlan`
-    says; `namespace` keys the identity digests and the new ids."""
+    says; `schemas` has the keys of the entity and of its parents; `namespace` keys the identity digests and the new
+    ids."""
 
-    def __init__(self, entity: Entity, mapping: Mapping, namespace: UUID) -> None:
+    def __init__(self, entity: Entity, mapping: Mapping, schemas: AnyMapping[str, KeySchema], namespace: UUID) -> None:
         self.entity = entity
-        self.key = KeySchema.of(entity)
-        self._plan = ItemPlan.make(entity, mapping.timezone)
+        self.key = schemas[entity.name]
+        self._plan = ItemPlan.make(entity, mapping, schemas)
+        self._is_new_id = entity.new_id is not None and len(self.key.names) == 1
         self._indexes, self._index_keys = tuple(entity.indexes.values()), entity.index_keys
         # Hashes that have taken in what all rows begin with, to be copied: half the cost of new ones.
         self._id = hashlib.sha1(namespace.bytes + f"{entity.name}/".encode(), usedforsecurity=False)
@@ -95,6 +103,9 @@ class ItemBuilder:
                 if field.default is not None:
                     item[field.name] = field.default
                     continue
+                if field.is_key:
+                    state = "NULL" if value is None else "empty"
+                    raise Reject(field.column, f"{field.name} is {state}, and a key must have a value")
                 if field.is_index_key:
                     adjusted += 1
                     continue
@@ -107,12 +118,18 @@ class ItemBuilder:
                 shown = self._show(field.column, value)
                 raise Reject(field.column, f"{field.name}: {shown} {problem}") from None
         for reference in plan.references:
-            new_id = row[reference.resolved]
-            if new_id is None:
-                old_key = row[reference.position]
-                shown = self._show(reference.column, old_key)
-                raise Orphan(reference.column, reference.parent, old_key, shown)
-            item[reference.name] = {"S": new_id}
+            key = row[reference.resolved]
+            if key is not None:
+                item[reference.name] = {reference.kind: key}
+            elif reference.is_optional and None in [row[position] for position in reference.positions]:
+                if reference.is_index_key:
+                    adjusted += 1
+                else:
+                    item[reference.name] = NULL
+            else:
+                raise self._find_orphan(reference, row)
+        for composed in plan.composed:
+            adjusted += self._compose(composed, item, row)
         for name, limit in plan.key_limits:
             if name in item:
                 for content in item[name].values():
@@ -120,11 +137,33 @@ class ItemBuilder:
                         self._check_index_key(name, item, limit)
         return Converted(item, adjusted, self._digest_identity(item) if self._identity else b"")
 
+    def _find_orphan(self, reference: Reference, row: Sequence[Any]) -> Orphan:
+        column = ", ".join(reference.columns)
+        values = tuple(row[position] for position in reference.positions)
+        shown = ", ".join(map(self._show, reference.columns, values))
+        return Orphan(column, reference.name, reference.parent, values, shown)
+
+    def _compose(self, composed: Composed, item: TypedItem, row: Sequence[Any]) -> int:
+        """Set the attribute that a template makes. Return 1 if it is an index key that is left out. Raises Reject."""
+        try:
+            item[composed.name] = composed.compose(item, row)
+        except Absent as absent:
+            if composed.is_key:
+                column = ", ".join(absent.columns)
+                raise Reject(column, f"{composed.name}: {absent}, and a key must have a value") from None
+            return int(composed.is_index_key)
+        except BadPart as problem:
+            values = dict(zip(self.entity.columns, row, strict=False))
+            shown = ", ".join(self._show(column, values[column]) for column in problem.columns)
+            raise Reject(", ".join(problem.columns), f"{composed.name}: {shown} {problem}") from None
+        return 0
+
     def _check_index_key(self, name: str, item: TypedItem, limit: int) -> None:
         value = item[name]
         size = len(value["S"].encode(errors="surrogatepass")) if "S" in value else measure_value(value)
         if size > limit:
-            reason = f"{name} has {size:,} bytes; an index key of DynamoDB has at most {limit:,}"
+            of_index = "" if name in self.key.names else "n index"
+            reason = f"{name} has {size:,} bytes; a{of_index} key of DynamoDB has at most {limit:,}"
             raise Reject(self._find_column(name), reason)
 
     def _digest_identity(self, item: TypedItem) -> bytes:
@@ -156,11 +195,26 @@ class ItemBuilder:
         try:
             id_hash.update(f"{old_key}/{generation}".encode())
         except UnicodeEncodeError:
-            raise Reject(self.entity.source.key, "the key is not valid Unicode") from None
+            raise Reject(self.entity.source.key_name, "the key is not valid Unicode") from None
         digest = id_hash.hexdigest()
         return ItemKey(
             f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
         )
+
+    def find_key(self, converted: Converted, old_key: int | str, generation: int) -> ItemKey:
+        """Return the key of a converted item: from its attributes, and from the row's key if it has a new id. Raises
+        Reject."""
+        if self._is_new_id:
+            return self.make_id(old_key, generation)
+        item, new_id = converted.item, self.entity.new_id
+        if new_id is not None:
+            item = {**item, new_id: {"S": self.make_id(old_key, generation)}}
+        if len(self.key.names) > 1:
+            for name in self.key.names:
+                if "\0" in item[name].get("S", ""):  # SQLite's json_extract, by which children read it, would end there
+                    reason = f"{name} has a NUL character, which a key of two attributes cannot hold"
+                    raise Reject(self.entity.source.key_name, reason)
+        return self.key.read(item)
 
     def complete(self, converted: Converted, key: ItemKey, first_seen: str) -> Prepared:
         """Add the key and the time of first sight to a converted item, check it as a whole and serialise it. The item
@@ -187,7 +241,10 @@ class ItemBuilder:
     def _finish(self, item: TypedItem, data: bytes, size: int) -> Prepared:
         if size > MAX_ITEM_BYTES:
             raise self._find_largest(item, size)
-        return Prepared(item, data, hashlib.sha256(data).digest(), self.count_write_units(item, size))
+        units = self.count_write_units(item, size)
+        if size == len(data):  # it was not measured
+            size -= JSON_BYTES * len(item)
+        return Prepared(item, data, hashlib.sha256(data).digest(), units, size)
 
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Return the units that one write of `item` (`size` bytes) costs, those of the indexes that hold it
@@ -216,7 +273,7 @@ class ItemBuilder:
     def _find_column(self, name: str) -> str:
         """Return the source column of an attribute; the attribute itself if it has none."""
         attribute = self.entity.attributes.get(name)
-        return (attribute.column if attribute else None) or name
+        return (", ".join(attribute.columns) if attribute else None) or name
 
     def _show(self, column: str, value: Any) -> str:
         """Return a value as a reason may show it: masked if any attribute from its column is sensitive."""
@@ -233,15 +290,3 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def is_same_thing(recorded: bytes, found: bytes) -> bool:
-    """Tell whether two identity digests are of the same thing: they share an alternative, or one has nothing to
-    compare."""
-    if recorded == found or not recorded.strip(b"\0") or not found.strip(b"\0"):
-        return True
-    return any(one.strip(b"\0") for one in _split(recorded) & _split(found))
-
-
-def _split(digests: bytes) -> set[bytes]:
-    return {digests[i : i + 8] for i in range(0, len(digests), 8)}

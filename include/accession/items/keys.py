@@ -1,11 +1,12 @@
 """Keys: of an item in its table, and of a row in the source. Pure.
 
-An item's key travels as one text, in ID maps, change sets, reports and between modules: the string itself in a table
-with a single string key, else a JSON array of the texts of its attributes. Only a `KeySchema` makes typed attributes of
-it.
+An item's key travels as one text, in ID maps, change sets, reports and between modules: the string or number itself in
+a table with a single key, else a JSON array of the texts of its attributes. Only a `KeySchema` makes typed attributes
+of it. The key of a row with several columns is a JSON array, too.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType
 
@@ -13,13 +14,27 @@ import orjson
 
 from accession.column_types import KeyType, SqliteValue, TypedValue
 from accession.items.typed_json import TypedItem, canonical_number
-from accession.mapping import Entity
+from accession.mapping import Entity, KeyPart
+from accession.mapping import Mapping as MappingFile
 
 ItemKey = NewType("ItemKey", str)
 """The key of an item, as the one text that its table's `KeySchema` makes of it."""
 
 RowKey = SqliteValue
 """The key of a source row, as SQLite holds it. Rows that can be migrated have an integer or a text."""
+
+
+def join_key(values: Sequence[object]) -> str:
+    """Return the key of a row with several key columns, each an integer or text, as one text: a JSON array.
+
+    Raises UnicodeEncodeError for a text that is not valid Unicode.
+    """
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def show_key(values: Sequence[RowKey]) -> str:
+    """Return the key of a row with several key columns as people read it, whatever the columns hold."""
+    return join_key([value if isinstance(value, int | float | None) else show_row_key(value) for value in values])
 
 
 def show_row_key(key: RowKey) -> str:
@@ -34,17 +49,12 @@ class KeySchema:
     names: tuple[str, ...]
     types: tuple[KeyType, ...] = ("S",)
 
-    @classmethod
-    def of(cls, entity: Entity) -> "KeySchema":
-        """Return the key of an entity's table: a partition key that takes the new ids."""
-        return cls((entity.target.key,))
-
     def read(self, item: TypedItem) -> ItemKey:
         """Return the key of an item. Numbers are normalised, so that equal keys have equal texts."""
         if self.types == ("S",):
             return ItemKey(item[self.names[0]]["S"])
         texts = [_read_text(item[name], kind) for name, kind in zip(self.names, self.types, strict=True)]
-        return ItemKey(orjson.dumps(texts).decode())
+        return ItemKey(texts[0] if len(texts) == 1 else orjson.dumps(texts).decode())
 
     def read_all(self, items: Iterable[TypedItem]) -> list[ItemKey]:
         """Return the keys of many items."""
@@ -61,11 +71,46 @@ class KeySchema:
 
     def add_to(self, item: TypedItem, key: ItemKey) -> None:
         """Set the key attributes of an item."""
-        if self.types == ("S",):
-            item[self.names[0]] = {"S": key}
+        if len(self.types) == 1:
+            item[self.names[0]] = {self.types[0]: key}
         else:
             for name, kind, text in zip(self.names, self.types, orjson.loads(key), strict=True):
                 item[name] = {kind: text}
+
+    def find_type(self, name: str | None) -> KeyType:
+        """Return the type of one attribute of the key; None means the first."""
+        return self.types[self.names.index(name) if name is not None else 0]
+
+
+Affinities = Mapping[str, str]
+"""The declared affinity of each column of a source table, by the column's name in lower case."""
+
+
+def find_key_schemas(mapping: MappingFile, affinities: Mapping[str, Affinities]) -> dict[str, KeySchema]:
+    """Return the key of each entity's table. `affinities` has those of each entity's source table.
+
+    A column that is kept and whose type no attribute declares is a number if the source declares it as an integer.
+    """
+    schemas: dict[str, KeySchema] = {}
+    for name in mapping.order:
+        entity = mapping.entities[name]
+        types = tuple(_find_part_type(entity, part, schemas, affinities.get(name, {})) for part in entity.key_parts)
+        schemas[name] = KeySchema(entity.target.keys, types)
+    return schemas
+
+
+def _find_part_type(entity: Entity, part: KeyPart, schemas: Mapping[str, KeySchema], affinities: Affinities) -> KeyType:
+    if part.name in entity.attributes:
+        return find_attribute_type(entity, part.name, schemas) or "S"
+    return "N" if part.column and affinities.get(part.column.lower()) == "INTEGER" else "S"
+
+
+def find_attribute_type(entity: Entity, name: str, schemas: Mapping[str, KeySchema]) -> KeyType | None:
+    """Return the type of an attribute as a key; None if its type cannot be one. `schemas` has those of the parents."""
+    if name in entity.target.keys and entity.name in schemas:
+        return schemas[entity.name].find_type(name)
+    attribute = entity.attributes[name]
+    return schemas[attribute.parent].find_type(attribute.part) if attribute.parent else attribute.key_type
 
 
 @dataclass(frozen=True)
@@ -74,11 +119,6 @@ class Table:
 
     name: str
     key: KeySchema
-
-    @classmethod
-    def of(cls, entity: Entity, environment: str) -> "Table":
-        """Return the table of an entity in `environment`."""
-        return cls(entity.table(environment), KeySchema.of(entity))
 
 
 def _read_text(value: TypedValue, kind: KeyType) -> str:

@@ -69,6 +69,13 @@ def checksum_items(items: list[TypedItem]) -> list[bytes]:
     return [hashlib.sha256(line).digest() for line in lines]
 
 
+def is_same_item(one: TypedItem | None, other: TypedItem | None) -> bool:
+    """Tell whether two items are equal, or both are absent."""
+    if one is None or other is None:
+        return one is other
+    return one == other or checksum_item(one) == checksum_item(other)
+
+
 def measure_item(item: TypedItem) -> int:
     """Return the size in bytes as DynamoDB counts it (Developer Guide, "DynamoDB item sizes and formats")."""
     return sum(len(name.encode()) + measure_value(value) for name, value in item.items())

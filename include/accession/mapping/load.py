@@ -1,7 +1,8 @@
 """Load mapping files. Every error names the file, the entity and the field, and says what is allowed there."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from pydantic import ValidationError
 
 from accession.errors import MappingError
 from accession.mapping.model import Mapping
+from accession.place import ROOT
 from accession.validation import explain_faults
 
-MAPPINGS = Path(__file__).parents[2] / "mappings"
+MAPPINGS = ROOT / "mappings"  # of this repository; the wheel brings none
+VARIABLE = "ACCESSION_MAPPINGS"  # the alias of the setting `mappings`, for what runs without Airflow
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,18 +71,45 @@ def load_mapping(path: Path | str) -> Mapping:
     except ValidationError as error:
         faults = explain_faults(error, Mapping)
         raise MappingError(f"{path}: {'. '.join(faults)}.") from error
+    except UnicodeEncodeError as error:
+        raise MappingError(
+            f"{path}: a text in it is not valid Unicode: correct the escape \\u{ord(error.object[error.start]):04x}."
+        ) from error
 
 
-def find_mappings() -> list[Path]:
-    """Return the mapping files of this package, sorted by name: one DAG each."""
-    return sorted(MAPPINGS.glob("*.yaml"))
+def find_mappings(folder: Path | None = None) -> list[Path]:
+    """Return the mapping files of `folder` and of this repository, sorted by name: one pair of DAGs each.
+
+    Without `folder`, the environment variable `ACCESSION_MAPPINGS` may name one. Raises MappingError if that folder
+    does not exist.
+    """
+    named = folder or os.environ.get(VARIABLE)
+    if named and not Path(named).is_dir():
+        raise MappingError(f"{named}: this folder of mappings does not exist: create it, or correct the setting.")
+    folders = {MAPPINGS.resolve(), Path(named).resolve()} if named else {MAPPINGS}
+    return sorted((path for one in folders for path in one.glob("*.yaml")), key=lambda path: (path.name, path))
 
 
-def load_mappings() -> Iterator[Mapping]:
-    """Yield the mappings of this package. Raises MappingError if a file does not have its mapping's name, by which
-    tasks find it."""
-    for path in find_mappings():
-        mapping = load_mapping(path)
-        if mapping.name != path.stem:
-            raise MappingError(f"{path}: name: {mapping.name} is not the file's name: rename one of them.")
-        yield mapping
+def check_mappings(paths: Iterable[Path]) -> tuple[dict[Path, Mapping], list[MappingError]]:
+    """Return the sound mappings by their files, and the errors of the others.
+
+    Besides its own faults, a mapping has an error if its file does not have its name, or if two files have one name:
+    the ids of their DAGs would be the same.
+    """
+    names: dict[str, list[Path]] = {}
+    for path in paths:
+        names.setdefault(path.stem, []).append(path)
+    sound: dict[Path, Mapping] = {}
+    errors: list[MappingError] = []
+    for name, (path, *others) in names.items():
+        try:
+            if others:
+                raise MappingError(f"{path}: {others[0]} has the same name: rename one of them, and the mapping in it.")
+            mapping = load_mapping(path)
+            if mapping.name != name:
+                raise MappingError(f"{path}: name: {mapping.name} is not the file's name: rename one of them.")
+        except MappingError as error:
+            errors.append(error)
+        else:
+            sound[path] = mapping
+    return sound, errors

@@ -1,9 +1,10 @@
 """The steps of a run, in the order of the DAG."""
 
-from accession.run.finish import Outcome
+from accession.run.end import Outcome
 from accession.run.lookups import ask_application
 from accession.run.plan import refuse_plan, show_plan
-from accession.run.preflight import check_table
+from accession.run.preflight import check_table, find_deployed_schemas
+from accession.run.remote_source import fetch_source
 from accession.run.report_page import TEMPLATES, describe_report, find_tone, make_environment
 from accession.run.run import Gate, Run
 from accession.run.summary import show_summary
@@ -16,6 +17,8 @@ __all__ = [
     "ask_application",
     "check_table",
     "describe_report",
+    "fetch_source",
+    "find_deployed_schemas",
     "find_tone",
     "make_environment",
     "refuse_plan",

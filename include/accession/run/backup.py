@@ -1,12 +1,11 @@
 """Back up the source and name the run."""
 
 import logging
-import secrets
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-from accession.artifacts import Manifest, RunFolder, SnapshotRef, Store
+from accession.artifacts import Manifest, RunFolder, SnapshotRef, Store, place_auditor
+from accession.conf import restore_params
 from accession.errors import StoreError
 from accession.items import TRANSFORM_VERSION
 from accession.mapping import Mapping
@@ -23,16 +22,17 @@ POLICIES = ("on_conflict", "existing_items", "deletes", "max_rejects")
 def start_run(
     store: Store, mapping: Mapping, params: MigrateParams, source: Path, source_name: str, by: str, airflow_run_id: str
 ) -> Manifest:
-    """Back up the source, name the run and write its manifest.
+    """Back up the source, put the auditor into the bucket, name the run and write its manifest.
 
     The backup is stored under its digest. If it is there already, it is used again, and its lifecycle starts again.
     Every later step reads only the backup, and the source is never changed. Raises RefusedError if the target is open
     or sealed (a dry run may read a sealed one), SourceError if the source is damaged.
     """
-    started = datetime.now(UTC)
+    started = store.host.now()
     state = create_state(store)
     if not (params.dry_run and state.open is None):
-        refuse_if_taken(store, state)
+        # The run removes the seal itself, once it is approved.
+        refuse_if_taken(store, state.model_copy(update={"sealed": None}) if params.unseal else state)
     with tempfile.TemporaryDirectory(prefix="accession-") as folder:
         copy = Path(folder) / "backup.db"
         snapshot = take_snapshot(source, copy)
@@ -48,12 +48,13 @@ def start_run(
         rows=snapshot.rows,
         foreign_key_violations=snapshot.foreign_key_violations,
     )
+    auditor = place_auditor(store)
     parent = RunFolder(store, state.head).load_manifest() if state.head else None
     if parent is not None:
         expect_entities(RunFolder(store, parent.run), mapping)
     for _ in range(5):
         manifest = Manifest(
-            run=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+            run=f"{started:%Y%m%dT%H%M%SZ}-{store.host.token(4)}",
             mapping=mapping.name,
             mapping_sha256=mapping.sha256,
             transform_version=TRANSFORM_VERSION,
@@ -66,8 +67,10 @@ def start_run(
             parent=state.head,
             unchanged=parent is not None and _is_unchanged(store, mapping, params, reference, parent),
             snapshot=reference,
+            log_sequence=state.log_tail.sequence,
+            auditor_sha256=auditor,
             started_at=started.isoformat(),
-            ended_at=datetime.now(UTC).isoformat(),
+            ended_at=store.host.timestamp(),
         )
         if store.claim(RunFolder(store, manifest.run).path("manifest.json"), manifest.dump()):
             logger.info(
@@ -83,7 +86,7 @@ def start_run(
 
 def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
     """Tell whether snapshot, mapping, transforms and policies are those of the head, which kept nothing back."""
-    before = MigrateParams(**head.params)  # a manifest of an earlier version may lack a param: it had the default
+    before = restore_params(head.run, head.params)
     same = (
         not params.seal  # a target is proved once more before it is sealed
         and snapshot.sha256 == head.snapshot.sha256

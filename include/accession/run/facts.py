@@ -1,15 +1,25 @@
 """The facts of a run: the artifacts in its folder, and the report that is made from them."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
-from accession.artifacts import Amount, EntityReport, Execution, Report, Status, Step
+from accession.artifacts import (
+    Amount,
+    Attempt,
+    EntityReport,
+    Execution,
+    Report,
+    SourceAtEnd,
+    Status,
+    Step,
+    parse_attempts,
+)
 from accession.run.context import RunContext
 from accession.run.plan import price_units
 
 PEEKED_BYTES = 256 * 1024  # of rejects.csv: the page shows only the first rejects
-PROOF_COUNTS = {"verified", "missing", "mismatched", "drifted", "held", "unexpected"}
+PROOF_COUNTS = {"verified", "missing", "mismatched", "lost", "drifted", "held", "unexpected"}
 
 
 class RunFacts:
@@ -24,26 +34,35 @@ class RunFacts:
         self.rollback = folder.find_rollback()
         self.staged = {name: staged for name in entities if (staged := folder.find_staged(name)) is not None}
         self.verifications = folder.find_verifications(entities)
+        self.attempts = parse_attempts(self.paths)
         self.executions = list(self._load_executions())
         head = run.store.peek(folder.path("rejects.csv"), PEEKED_BYTES)
         self.rejects_csv = head[: head.rfind(b"\n") + 1]
 
-    def _load_executions(self) -> Iterator[tuple[str, Execution]]:
-        for path in self.paths:
-            if "/progress/" in path and path.endswith(".json"):
-                step = path.removesuffix(".json").rsplit(".", 1)[1]
-                yield step, self.run.store.get_document(path, Execution)
+    def _load_executions(self) -> Iterator[tuple[Attempt, Execution]]:
+        for attempts in self.attempts.values():
+            for attempt in attempts:
+                if attempt.has_ended:
+                    yield attempt, self.run.folder.load_execution(attempt)
 
     @property
     def may_have_written(self) -> bool:
-        """Tell whether a part was started, so that some of its changes may be in the tables."""
-        return any(path.endswith(".started") for path in self.paths)
+        """Tell whether a part was begun, so that some of its changes may be in the tables."""
+        return bool(self.attempts)
+
+    def count_problems(self, kind: str) -> int:
+        """Return how many items of that kind, such as `lost`, the proofs of all entities found."""
+        return sum(getattr(verification, kind) for verification in self.verifications.values())
 
     @property
     def is_proved(self) -> bool:
-        """Tell whether the last proof of every entity held. A task that a person marked as a success proves nothing."""
+        """Tell whether the last proof of every entity held, and no writer is at work.
+
+        A task that a person marked as a success proves nothing. Neither does a proof from before the last write.
+        """
         names = self.run.mapping.order
-        return all(name in self.verifications and self.verifications[name].ok for name in names)
+        has_ended = all(attempts[-1].has_ended for attempts in self.attempts.values())
+        return has_ended and all(name in self.verifications and self.verifications[name].ok for name in names)
 
     @property
     def records_changed(self) -> bool:
@@ -58,7 +77,7 @@ class RunFacts:
         is_open: bool,
         approved_by: str | None,
         preflight: Step | None,
-        source_changed: bool,
+        source_at_end: SourceAtEnd,
         source_rows_now: dict[str, int] | None,
     ) -> Report:
         """Return the report: numbers, times and prices of all steps, and the digest of every artifact."""
@@ -69,6 +88,7 @@ class RunFacts:
         read_units = sum(staged.counts.read_units for staged in self.staged.values())
         read_units += sum(execution.read_units for _, execution in self.executions)
         read_units += sum(verification.read_units for verification in self.verifications.values())
+        read_units += self.rollback.read_units if self.rollback else 0
         consumed = float(price_units(write_units, read_units))
         return Report(
             run=manifest.run,
@@ -87,12 +107,13 @@ class RunFacts:
             steps=steps,
             triggered_by=manifest.triggered_by,
             approved_by=approved_by or self._find_approval(),
-            source_changed_during_run=source_changed,
+            source_changed_during_run=source_at_end == "changed",
+            source_at_end=source_at_end,
             source_rows_now=source_rows_now,
             parent=manifest.parent,
             is_open=is_open,
             started_at=manifest.started_at,
-            ended_at=datetime.now(UTC).isoformat(),
+            ended_at=self.run.host.timestamp(),
             artifacts=self._hash_artifacts(),
         )
 
@@ -106,7 +127,8 @@ class RunFacts:
         counts: dict[str, Any] = {}
         if name in self.staged:
             counts = self.staged[name].counts.model_dump(include=set(EntityReport.model_fields))
-        met = sum(len(execution.conflicts) for _, execution in self.executions if execution.entity == name)
+        newest = {attempts[-1] for attempts in self.attempts.values()}
+        met = sum(len(e.conflicts) for attempt, e in self.executions if e.entity == name and attempt in newest)
         counts["conflicts"] = counts.get("conflicts", 0) + met
         if name in self.verifications:
             counts |= self.verifications[name].model_dump(include=PROOF_COUNTS)
@@ -120,9 +142,9 @@ class RunFacts:
         if self.plan:
             yield _span("plan", [self.plan])
         for name in self.run.mapping.order:
-            if migrated := [e for step, e in self.executions if step == "migrate" and e.entity == name]:
+            if migrated := [e for a, e in self.executions if a.at.step == "migrate" and e.entity == name]:
                 yield _span(f"migrate.{name}", migrated)
-        if removed := [e for step, e in self.executions if step == "remove"]:
+        if removed := [e for a, e in self.executions if a.at.step == "remove"]:
             yield _span("remove", removed)
         for name, verification in self.verifications.items():
             yield _span(f"verify.{name}", [verification])
@@ -130,13 +152,16 @@ class RunFacts:
             yield _span("rollback", [self.rollback])
 
     def _hash_artifacts(self) -> dict[str, str]:
-        """Return the SHA-256 of the backup and of every object of the run. Large ones were hashed when written."""
+        """Return the SHA-256 of every object of the run, and of the backup and the auditor.
+
+        Large objects were hashed when they were written.
+        """
         run = self.run
-        known = {run.manifest.snapshot.path: run.manifest.snapshot.sha256}
+        known = run.manifest.shared
         if not run.manifest.unchanged:
             for name, staged in self.staged.items():
                 known[run.store.path(staged.id_map)] = staged.id_map_sha256
-                known |= {run.folder.path_of_part(name, part.part): part.sha256 for part in staged.parts}
+                known |= {run.folder.path_of_part(name, part): part.sha256 for part in staged.parts}
         unknown = {path: run.store.hash(path) or "" for path in self.paths if path not in known}
         return dict(sorted({**known, **unknown}.items()))
 

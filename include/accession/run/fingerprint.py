@@ -1,4 +1,4 @@
-"""Compare two tables without looking up each item of one in the other.
+"""Fingerprints of many items: they compare two tables without looking up each item of one in the other.
 
 A fingerprint of a multiset of checksums is the product of (secret + checksum) modulo a prime, which does not depend on
 their order. Two different multisets have the same product for at most n of the 2^255 possible secrets, because a

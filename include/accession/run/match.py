@@ -52,6 +52,18 @@ Match = New | Same | Replaced
 FIRST = New(0)
 
 
+def match_kept(recorded: Recorded | None, key: ItemKey) -> Match:
+    """Return how a row matches whose key is made of its own values: the key is its identity.
+
+    A row has another key than recorded only if the mapping makes keys in another way by now.
+    """
+    if recorded is None:
+        return FIRST
+    if recorded.state == "tombstone":
+        return New(recorded.generation)
+    return Same(recorded) if recorded.new_id == key else Replaced(recorded)
+
+
 def match_recorded(recorded: Recorded | None, identity: bytes, *, shares_identity: bool = True) -> Match:
     """Return how a row matches, by the digest of its identity.
 

@@ -5,9 +5,9 @@ The plan adds up the staged entities, prices the writes, estimates the duration,
 
 import csv
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,8 @@ from accession.items import MASK, TypedItem, show_row_key
 from accession.mapping import Entity
 from accession.progress import show_seconds
 from accession.run.context import RunContext
+from accession.run.lookups import LOOK_UPS
+from accession.run.reconcile import READ_UNIT_BYTES
 
 # US dollars for a million units on demand in us-east-1 (AWS page "Pricing for On-Demand Capacity"; regions differ).
 WRITE_PRICE = Decimal("0.625")
@@ -36,7 +38,7 @@ def make_plan(run: RunContext) -> Plan:
 
     A plan that the policies refuse is written too, with the reason (see `refuse_plan`).
     """
-    started = datetime.now(UTC).isoformat()
+    started = run.host.timestamp()
     found = run.folder.find_plan()
     if found is not None:
         return found
@@ -45,21 +47,25 @@ def make_plan(run: RunContext) -> Plan:
     counts = [staged.counts for staged in entities.values()]
     write_units = sum(count.write_units for count in counts)
     read_units = sum(count.read_units + count.reread_units for count in counts)
+    writes = sum(count.put + count.updated + count.deleted for count in counts)
+    is_proved = writes or run.params.seal
+    proof_units = sum(_estimate_proof(run, staged) for staged in entities.values()) if is_proved else 0.0
     rate = run.params.write_units_per_second or NEW_TABLE_WRITE_UNITS
     plan = Plan(
         run=run.name,
         entities={name: _plan_entity(run, staged) for name, staged in entities.items()},
-        writes=sum(count.put + count.updated + count.deleted for count in counts),
+        writes=writes,
         rejected=sum(count.rejected for count in counts),
         conflicts=sum(count.conflicts for count in counts),
         write_units=write_units,
         read_units=read_units,
-        price_usd=price_units(write_units, read_units),
+        proof_read_units=proof_units,
+        price_usd=price_units(write_units, read_units + proof_units),
         seconds=round(write_units / rate, 1),
         records_changed=any(staged.records_changed for staged in entities.values()),
         refused=_find_refusal(run, counts),
         started_at=started,
-        ended_at=datetime.now(UTC).isoformat(),
+        ended_at=run.host.timestamp(),
     )
     run.store.claim(run.folder.path("plan.json"), plan.dump())
     return run.folder.load_plan()
@@ -73,6 +79,20 @@ def _plan_entity(run: RunContext, staged: StagedEntity) -> EntityPlan:
         kept_back=staged.counts.kept_back + staged.counts.rejected,
         samples=list(islice(_show_changes(run, staged), SAMPLES)),
     )
+
+
+def _estimate_proof(run: RunContext, staged: StagedEntity) -> float:
+    """Return the read units of proving a table that holds our items alone: one scan, and the look-ups.
+
+    A scan takes a unit for each 4 KB of the table, a look-up through an index half of one for each 4 KB of an item
+    (Developer Guide, "Capacity unit consumption": it is eventually consistent).
+    """
+    counts, indexes = staged.counts, run.mapping.entities[staged.entity].indexes
+    items = counts.source_rows - counts.rejected
+    if not items:
+        return 0.0
+    look_ups = len(indexes) * min(items, LOOK_UPS)
+    return ceil(counts.item_bytes / READ_UNIT_BYTES) + look_ups * ceil(counts.item_bytes / items / READ_UNIT_BYTES) / 2
 
 
 def price_units(write_units: float, read_units: float) -> Decimal:
@@ -154,7 +174,7 @@ def show_change(entity: Entity, change: Change) -> str:
 def _show_item(entity: Entity, item: TypedItem) -> str:
     shown = []
     for name, value in item.items():
-        if name == entity.target.key:
+        if name in entity.target.keys:
             continue
         text: Any = MASK if name not in entity.attributes or entity.is_sensitive(name) else next(iter(value.values()))
         text = "NULL" if text is True and "NULL" in value else " ".join(str(text).split())
@@ -198,7 +218,8 @@ def show_plan(plan: Plan, *, samples: bool = True) -> str:
         lines.append(f"| {name} | {entity.table} | " + " | ".join(f"{number:,}" for number in numbers) + " |")
     lines += [
         "",
-        f"{plan.write_units:,} write units, {_show_price(plan.price_usd)} on demand (us-east-1), "
+        f"{plan.write_units:,} write units and {plan.read_units + plan.proof_read_units:,.0f} read units, the proof's "
+        f"included: {_show_price(plan.price_usd)} on demand (us-east-1), "
         f"{show_seconds(plan.seconds)} at the rate of a new table or the cap.",
     ]
     lines += _show_import(plan)

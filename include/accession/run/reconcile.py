@@ -19,11 +19,22 @@ from accession.artifacts import (
     encode_change,
     encode_put,
 )
-from accession.items import ItemBuilder, ItemKey, Prepared, Reject, RowKey, TypedItem, checksum_item, measure_item
+from accession.items import (
+    MAX_ITEM_BYTES,
+    ItemBuilder,
+    ItemKey,
+    Prepared,
+    Reject,
+    RowKey,
+    Table,
+    TypedItem,
+    checksum_item,
+    measure_item,
+)
+from accession.run.batches import READ_BYTES, READ_KEYS
 from accession.run.context import RunContext
 from accession.run.match import Match, Recorded, Replaced, Same
 
-PENDING_ROWS = 1000  # changes that wait at most until their items are read from the target together
 BATCH_ENTRIES = 2000
 READ_UNIT_BYTES = 4096  # of a strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
 NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and is kept: it is a conflict in each run
@@ -49,9 +60,10 @@ class Reconciler:
         id_map: sqlite3.Connection,
         parts: PartWriter,
         attributes: set[str],
+        table: Table,
     ) -> None:
         self.builder, self.dynamodb, self.id_map, self.parts = builder, run.dynamodb, id_map, parts
-        self.table = run.map_table(builder.entity.name)
+        self.table = table
         self.ours = attributes | set(self.table.key.names)
         self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
         # The tables of a first run are empty, unless the params allow items in them.
@@ -60,9 +72,12 @@ class Reconciler:
         self.entries: list[Entry] = []
         self.rejects: list[RejectedRow] = []
         self.pending: list[Pending] = []
+        self.pending_bytes = 0
+        self.found_bytes = MAX_ITEM_BYTES  # the size that we expect of an item in the target
 
     def add(self, match: Match, entry: Entry, prepared: Prepared) -> None:
         """Decide about a row that makes an item."""
+        self.counts["item_bytes"] += prepared.size
         if type(match) is Same:
             recorded = match.recorded
             if prepared.checksum == (recorded.row_checksum or recorded.checksum):
@@ -103,7 +118,8 @@ class Reconciler:
     def _add_pending(self, pending: Pending) -> None:
         """Add a change that depends on the item that the target has."""
         self.pending.append(pending)
-        if len(self.pending) >= PENDING_ROWS:
+        self.pending_bytes += max(self.found_bytes, len(pending.prepared.data) if pending.prepared else 0)
+        if len(self.pending) >= READ_KEYS or self.pending_bytes >= READ_BYTES:
             self._decide()
 
     def _decide(self) -> None:
@@ -112,9 +128,12 @@ class Reconciler:
             return
         keys = [ItemKey(pending.new_id) for pending in self.pending]
         found = self.dynamodb.read_items(self.table, keys)
+        # Large items may come again, so the size that we expect falls slowly.
+        self.found_bytes = max([self.found_bytes // 2, *map(measure_item, found.values())])
         for pending, key in zip(self.pending, keys, strict=True):
             self._decide_one(pending, found.get(key))
         self.pending.clear()
+        self.pending_bytes = 0
 
     def _decide_one(self, pending: Pending, before: TypedItem | None) -> None:
         old_key, recorded, prepared = pending.old_key, pending.recorded, pending.prepared

@@ -120,7 +120,7 @@ def describe_report(report: Report) -> dict[str, Any]:
 
 
 def describe_verdict(report: Report) -> str:
-    """Return what happened, in one or two sentences."""
+    """Return one or two sentences on what happened."""
     totals = report.totals
     match report.status:
         case "verified":

@@ -9,14 +9,13 @@ import sqlite3
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from accession.artifacts import (
-    MAX_PARTS,
     Counts,
     Entry,
+    Part,
     PartWriter,
     RunFolder,
     StagedEntity,
@@ -28,16 +27,33 @@ from accession.artifacts import (
     finish_id_map,
     has_changed,
     mark_conflicts,
+    open_id_map,
+    sample_keys,
 )
+from accession.digest import hash_file
 from accession.errors import RefusedError
-from accession.items import ItemBuilder, Orphan, Reject, RowKey, is_unicode
+from accession.items import (
+    Converted,
+    ItemBuilder,
+    ItemKey,
+    Orphan,
+    Reject,
+    RowKey,
+    Table,
+    find_key_schemas,
+    is_unicode,
+    join_key,
+    show_key,
+)
 from accession.progress import Progress
 from accession.run.context import RunContext
-from accession.run.match import Recorded, Same, match_recorded
+from accession.run.match import Match, Recorded, Same, match_kept, match_recorded
 from accession.run.reconcile import Reconciler
-from accession.run.staging_query import count_rows, find_key_affinity, is_rejected, select_gone, select_rows
+from accession.run.staging_query import StagingQuery, find_affinities
 from accession.source import explaining, open_snapshot
 from accession.target import load_state
+
+SAMPLED_KEYS = 100  # of each entity; a later run that finds no change in the source looks their items up
 
 
 def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> StagedEntity:
@@ -57,7 +73,7 @@ def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> Stag
     else:
         with (
             tempfile.TemporaryDirectory(prefix="accession-") as folder,
-            explaining(Path(run.manifest.source)),
+            explaining(run.manifest.source),
             _Stager(run, name, Path(folder)) as stager,
         ):
             staged = stager.stage(id_maps)
@@ -67,13 +83,25 @@ def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> Stag
 
 def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
     """Return the result of staging if nothing changed since the head: no parts, and the ID map of the head."""
-    now = datetime.now(UTC).isoformat()
+    now = head.store.host.timestamp()
     staged = head.load_staged(name)
+    samples = staged.samples
+    if samples is None:
+        with tempfile.TemporaryDirectory(prefix="accession-") as folder:
+            file = head.store.download(head.store.path(staged.id_map), Path(folder, "id_map.db"), staged.id_map_sha256)
+            with closing(open_id_map(file)) as id_map:
+                samples = sample_keys(id_map, SAMPLED_KEYS)
     rows = staged.counts.source_rows
     return staged.model_copy(
         update={
-            "counts": Counts(source_rows=rows, unchanged=rows, adjusted=staged.counts.adjusted),
+            "counts": Counts(
+                source_rows=rows,
+                unchanged=rows,
+                adjusted=staged.counts.adjusted,
+                item_bytes=staged.counts.item_bytes,
+            ),
             "records_changed": False,
+            "samples": samples,
             "rejects": {"new": 0, "remaining": 0, "resolved": 0},
             "parts": [],
             "started_at": now,
@@ -88,8 +116,8 @@ class _Stager:
     def __init__(self, run: RunContext, name: str, folder: Path) -> None:
         self.run, self.store, self.name, self.folder = run, run.store, name, folder
         self.entity = run.mapping.entities[name]
-        self.builder = ItemBuilder(self.entity, run.mapping, run.manifest.namespace)
-        self.width = 1 + len(self.entity.columns) + len(self.entity.references)
+        self.keys = len(self.entity.source.keys)
+        self.width = self.keys + len(self.entity.columns) + len(self.entity.references)
         self.shares_identity = True
         self.attributes = set(self.entity.attributes)  # those that we write, in this run and in earlier ones
         self.files = ExitStack()
@@ -102,29 +130,34 @@ class _Stager:
 
     def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
         """Stage all rows, then the records of the head that have no row in the source."""
-        started = datetime.now(UTC).isoformat()
+        started = self.run.host.timestamp()
         units_before = self.run.dynamodb.consumed_read_units
         head = self._fetch_head()
         self.snapshot = self._open_snapshot(id_maps, head)
-        rows = count_rows(self.snapshot, self.entity)
+        self.query = StagingQuery(self.snapshot, self.run.mapping, self.entity)
+        schemas = find_key_schemas(self.run.mapping, find_affinities(self.snapshot, self.run.mapping))
+        self.builder = ItemBuilder(self.entity, self.run.mapping, schemas, self.run.manifest.namespace)
+        table = Table(self.run.name_table(self.name), self.builder.key)
+        rows = self.query.count_rows()
         map_file = self.folder / f"{self.name}.db"
         id_map = self._create_id_map(map_file)
         parts = self._open_parts(rows + (count_entries(head) if head else 0))
-        self.reconciler = Reconciler(self.run, self.builder, id_map, parts, self.attributes)
+        self.reconciler = Reconciler(self.run, self.builder, id_map, parts, self.attributes, table)
         self._stage_rows(rows, head is not None)
         self.reconciler.close()
-        if head is not None:
+        if head is not None and self.entity.new_id is not None:
             copy_tombstones(id_map, head)
+        samples = sample_keys(id_map, SAMPLED_KEYS)
         finish_id_map(id_map)
-        map_path = self.run.folder.path_of_id_map(self.name)
-        digest = self.store.upload(map_path, map_file)
+        digest = hash_file(map_file)
+        map_path = self.run.folder.path_of_id_map(self.name, digest)
+        self.store.upload(map_path, map_file)
         closed = parts.close()
-        table = self.run.map_table(self.name)
         return StagedEntity(
             entity=self.name,
             table=table.name,
             key=table.key,
-            indexes=dict(self.entity.indexes),
+            kept=self.entity.new_id is None,
             counts=Counts(
                 source_rows=rows,
                 read_units=self.run.dynamodb.consumed_read_units - units_before,
@@ -133,12 +166,13 @@ class _Stager:
             rejects=compare_rejects(map_file, head),
             identity=self.entity.identity,
             attributes=tuple(sorted(self.attributes)),
+            samples=samples,
             records_changed=any(part.writes for part in closed) or has_changed(map_file, head),
             id_map=self.store.uri(map_path),
             id_map_sha256=digest,
             parts=closed,
             started_at=started,
-            ended_at=datetime.now(UTC).isoformat(),
+            ended_at=self.run.host.timestamp(),
         )
 
     def _fetch_head(self) -> Path | None:
@@ -158,7 +192,8 @@ class _Stager:
         backup = self.run.folder.fetch_backup(self.run.manifest, self.folder)
         snapshot = self.files.enter_context(closing(open_snapshot(backup)))
         for parent, uri in id_maps.items():
-            file = self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db")
+            sha256 = self.run.folder.load_staged(parent).id_map_sha256
+            file = self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db", sha256)
             attach(snapshot, file, f"map_{parent}")
         if head is not None:
             attach(snapshot, head, "head")
@@ -166,48 +201,48 @@ class _Stager:
 
     def _create_id_map(self, file: Path) -> sqlite3.Connection:
         encoding = self.snapshot.execute("PRAGMA encoding").fetchone()[0]
-        affinity = find_key_affinity(self.snapshot, self.entity)
-        return self.files.enter_context(closing(create_id_map(file, affinity, encoding)))
+        affinities = self.query.find_key_affinities()
+        return self.files.enter_context(closing(create_id_map(file, affinities, encoding)))
 
     def _open_parts(self, lines: int) -> PartWriter:
-        """Open the change set. If there would be more than MAX_PARTS parts, the parts are larger instead."""
-        size = max(self.run.params.rows_per_part, -(-lines // MAX_PARTS))
-        return self.files.enter_context(PartWriter(self.folder / f"{self.name}.jsonl.gz", size, self._upload_part))
+        """Open the change set, which has at most `lines` lines."""
+        file, rows = self.folder / f"{self.name}.jsonl.gz", self.run.params.rows_per_part
+        return self.files.enter_context(PartWriter(file, rows, lines, self._upload_part))
 
-    def _upload_part(self, number: int, file: Path) -> str:
-        return self.store.upload(self.run.folder.path_of_part(self.name, number), file)
+    def _upload_part(self, part: Part, file: Path) -> None:
+        self.store.upload(self.run.folder.path_of_part(self.name, part), file)
 
     def _stage_rows(self, rows: int, has_head: bool) -> None:
         progress = Progress(f"stage {self.name}", rows, "rows")
-        previous: RowKey = None
-        for row in self.snapshot.execute(select_rows(self.entity, has_head)):
-            self._stage_row(row, previous)
-            previous = row[0]
+        previous: tuple[RowKey, ...] = ()
+        for row in self.snapshot.execute(self.query.select_rows(has_head=has_head)):
+            values = row[: self.keys]
+            self._stage_row(
+                row, values, repeats=values == previous and list(map(type, values)) == list(map(type, previous))
+            )
+            previous = values
             progress.add(1)
         if has_head:
-            for old_key, *recorded, latest in self.snapshot.execute(select_gone(self.entity)):
+            for old_key, *recorded, latest in self.snapshot.execute(self.query.select_gone()):
                 self.reconciler.add_gone(old_key, Recorded(*recorded), latest)
         progress.finish()
 
-    def _stage_row(self, row: tuple[Any, ...], previous: RowKey) -> None:
+    def _stage_row(self, row: tuple[Any, ...], values: tuple[RowKey, ...], *, repeats: bool) -> None:
         """Make the item of a row, match the row with the head's record, and reconcile it."""
-        old_key, width = row[0], self.width
+        width = self.width
         recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
         try:
-            if type(old_key) not in (int, str) or old_key == "":
-                raise Reject(self.entity.source.key, "the key is neither an integer nor text")
-            if old_key == previous and type(old_key) is type(previous):
-                raise Reject(self.entity.source.key, "the key occurs twice")
-            converted = self.builder.convert(row[1:width])
-            match = match_recorded(recorded, converted.identity, shares_identity=self.shares_identity)
-            if type(match) is Same:
-                key, first_seen = match.recorded.new_id, match.recorded.first_seen
-            else:
-                key, first_seen = self.builder.make_id(old_key, match.generation), self.run.manifest.started_at
+            old_key = self._read_key(values)
+            if repeats:
+                raise Reject(self.entity.source.key_name, "the key occurs twice")
+            converted = self.builder.convert(row[self.keys : width])
+            match, key = self._match(recorded, converted, old_key)
+            first_seen = match.recorded.first_seen if type(match) is Same else self.run.manifest.started_at
             prepared = self.builder.complete(converted, key, first_seen)
         except Reject as reject:
-            is_held = recorded is not None and recorded.state != "tombstone" and old_key != previous
-            self.reconciler.reject(old_key, reject, self._explain(reject), recorded if is_held else None)
+            is_held = recorded is not None and recorded.state != "tombstone" and not repeats
+            shown = values[0] if len(values) == 1 else show_key(values)
+            self.reconciler.reject(shown, reject, self._explain(reject), recorded if is_held else None)
             return
         if converted.adjusted:
             self.reconciler.counts["adjusted"] += converted.adjusted
@@ -215,14 +250,40 @@ class _Stager:
         entry = Entry(old_key, match.generation, 1, key, identity, checksum, None, first_seen, "live", 1)
         self.reconciler.add(match, entry, prepared)
 
+    def _read_key(self, values: tuple[RowKey, ...]) -> int | str:
+        """Return the key of a row as one value. Raises Reject."""
+        if len(values) == 1:
+            [value] = values
+            if type(value) not in (int, str) or value == "":
+                raise Reject(self.entity.source.key_name, "the key is neither an integer nor text")
+            return value  # type: ignore[return-value]  # it is one of the two
+        if not all(type(value) in (int, str) for value in values):
+            raise Reject(self.entity.source.key_name, "a part of the key is neither an integer nor text")
+        texts = [value for value in values if isinstance(value, str)]
+        if not all(map(is_unicode, texts)):
+            raise Reject(self.entity.source.key_name, "the key is not valid Unicode")
+        if any("\0" in text for text in texts):  # SQLite's json_extract, which reads the ID map, would end there
+            raise Reject(self.entity.source.key_name, "a part of the key has a NUL character")
+        return join_key(values)
+
+    def _match(self, recorded: Recorded | None, converted: Converted, old_key: int | str) -> tuple[Match, ItemKey]:
+        """Return how a row matches the head's record, and the key of its item. Raises Reject."""
+        if self.entity.new_id is None:
+            key = self.builder.find_key(converted, old_key, 0)
+            return match_kept(recorded, key), key
+        match = match_recorded(recorded, converted.identity, shares_identity=self.shares_identity)
+        if type(match) is Same:
+            return match, match.recorded.new_id
+        return match, self.builder.find_key(converted, old_key, match.generation)
+
     def _explain(self, reject: Reject) -> str:
         """Return the reason of a reject. If the parent of an orphan was rejected, the reason says so."""
         if not isinstance(reject, Orphan):
             return str(reject)
-        if reject.old_key is None:
+        if None in reject.old_key:
             return f"{reject.column} is NULL, it must refer to a {reject.parent}"
-        if isinstance(reject.old_key, str) and not is_unicode(reject.old_key):
+        if not all(is_unicode(value) for value in reject.old_key if isinstance(value, str)):
             return str(reject)  # such a text cannot be bound in a query
-        if is_rejected(self.snapshot, reject.parent, reject.old_key):
+        if self.query.is_rejected(reject.reference, reject.old_key):
             return f"{reject.column} {reject.shown} refers to a {reject.parent} that was rejected itself"
         return str(reject)

@@ -4,65 +4,141 @@ The snapshot is `main`; the parents' ID maps are attached as map_<entity>, and t
 """
 
 import sqlite3
+from collections.abc import Sequence
 
 from accession.artifacts import RESOLVING
-from accession.mapping import Entity
+from accession.errors import SourceError
+from accession.items import Affinities, RowKey, show_key
+from accession.mapping import Entity, Mapping
 from accession.run.match import Recorded
 from accession.source import find_affinity, quote
 
 RECORDED = ", ".join(f"h.{field}" for field in Recorded._fields)
 
 
-def count_rows(snapshot: sqlite3.Connection, entity: Entity) -> int:
-    """Return the number of source rows of an entity."""
-    rows: int = snapshot.execute(f"SELECT count(*) FROM main.{quote(entity.source.table)}").fetchone()[0]
-    return rows
+def find_affinities(snapshot: sqlite3.Connection, mapping: Mapping) -> dict[str, Affinities]:
+    """Return the declared affinities of each entity's columns."""
+    return {name: read_affinities(snapshot, entity.source.table) for name, entity in mapping.entities.items()}
 
 
-def find_key_affinity(snapshot: sqlite3.Connection, entity: Entity) -> str:
-    """Return the declared affinity of the key column, or an empty string if the table does not declare the column."""
-    for _, name, declared, *_ in snapshot.execute("SELECT * FROM pragma_table_xinfo(?)", (entity.source.table,)):
-        if name.lower() == entity.source.key.lower():
-            return find_affinity(declared)
-    return ""
+def read_affinities(snapshot: sqlite3.Connection, table: str) -> Affinities:
+    """Return the declared affinity of each column of a table, by its name in lower case."""
+    columns = snapshot.execute("SELECT name, type FROM pragma_table_xinfo(?)", (table,))
+    return {name.lower(): find_affinity(declared) for name, declared in columns}
 
 
-def select_rows(entity: Entity, has_head: bool) -> str:
-    """Return the query of all rows in key order: key, columns, new ids of the parents, and the record of the head.
+class StagingQuery:
+    """The queries for one entity. A filtered entity is read through a view, which is made with the object."""
 
-    The plus removes the affinity of a column, so that keys compare as the ID map declares them, and its index can be
-    used for every row. SQLite's own foreign keys compare like this too, by the declaration of the parent.
-    """
-    key = quote(entity.source.key)
-    columns = [f"s.{key}", *(f"s.{quote(column)}" for column in entity.columns)]
-    joins = []
-    for number, (attribute, parent) in enumerate(entity.references.items()):
-        column = quote(entity.attributes[attribute].column or "")
-        columns.append(f"p{number}.new_id")
-        joins.append(
-            f"LEFT JOIN map_{parent}.id_map p{number} ON p{number}.old_key = +s.{column} "
-            f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
+    def __init__(self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity) -> None:
+        self.snapshot, self.mapping, self.entity = snapshot, mapping, entity
+        self.keys = [quote(column) for column in entity.source.keys]
+        self.rows = _name_rows(snapshot, entity)
+
+    def count_rows(self) -> int:
+        """Return the number of source rows of the entity."""
+        rows: int = self.snapshot.execute(f"SELECT count(*) FROM {self.rows}").fetchone()[0]
+        return rows
+
+    def find_key_affinities(self) -> tuple[str, ...]:
+        """Return the declared affinity of each key column; an empty string for one that the table does not declare."""
+        affinities = read_affinities(self.snapshot, self.entity.source.table)
+        default = "INTEGER" if self.entity.source.has_rowid else ""
+        return tuple(affinities.get(column.lower(), default) for column in self.entity.source.keys)
+
+    def select_rows(self, *, has_head: bool) -> str:
+        """Return the query of all rows in key order: key, columns, keys of the parents, and the record of the head.
+
+        The plus removes the affinity of a column, so that keys compare as the ID map declares them, and its index can
+        be used for every row. SQLite's own foreign keys compare like this too, by the declaration of the parent.
+        """
+        columns = [f"s.{column}" for column in (*self.keys, *map(quote, self.entity.columns))]
+        joins = []
+        for number, name in enumerate(self.entity.references):
+            columns.append(self._select_parent(number, name))
+            joins.append(self._join_parent(number, name))
+        if has_head:
+            columns.append(RECORDED)
+            joins.append(f"LEFT JOIN head.id_map h ON {self._match_keys('h', self.keys, '+s.')} AND h.latest")
+        order = ", ".join(f"s.{key}" for key in self.keys)
+        return f"SELECT {', '.join(columns)} FROM {self.rows} s {' '.join(joins)} ORDER BY {order}"
+
+    def _select_parent(self, number: int, name: str) -> str:
+        """Return the expression of the parent's key, or of the part of it that the reference takes."""
+        attribute = self.entity.attributes[name]
+        target = self.mapping.entities[self.entity.references[name]].target
+        if len(target.keys) == 1:
+            return f"p{number}.new_id"
+        return f"json_extract(p{number}.new_id, '$[{target.keys.index(target.find_part(attribute.part).name)}]')"
+
+    def _join_parent(self, number: int, name: str) -> str:
+        attribute = self.entity.attributes[name]
+        parent = self.mapping.entities[self.entity.references[name]]
+        columns = [quote(column) for column in attribute.columns]
+        resolving = f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
+        join = f"LEFT JOIN map_{parent.name}.id_map p{number} ON "
+        if attribute.by is None:
+            return f"{join}{self._match_keys(f'p{number}', columns, '+s.')} {resolving}"
+        # The parent's row is found by its other column, then its record by its key.
+        keys = [quote(column) for column in parent.source.keys]
+        rows, by = _name_rows(self.snapshot, parent), f"q{number}.{quote(attribute.by)}"
+        found = f"LEFT JOIN {rows} q{number} ON {by} = s.{columns[0]}"
+        return f"{found} {join}{self._match_keys(f'p{number}', keys, f'+q{number}.')} {resolving}"
+
+    @staticmethod
+    def _match_keys(record: str, columns: Sequence[str], prefix: str) -> str:
+        """Return the condition that a record of an ID map has the key that these columns hold."""
+        if len(columns) == 1:
+            return f"{record}.old_key = {prefix}{columns[0]}"
+        return " AND ".join(f"{record}.key_{number} = {prefix}{column}" for number, column in enumerate(columns))
+
+    def select_gone(self) -> str:
+        """Return the query of records of the head that have no row in the source: old key, record, and `latest`.
+
+        It includes items of earlier generations that were kept.
+        """
+        names = ["old_key"] if len(self.keys) == 1 else [f"key_{number}" for number in range(len(self.keys))]
+        same = " AND ".join(f"h.{name} = s.{key} COLLATE BINARY" for name, key in zip(names, self.keys, strict=True))
+        return (
+            f"SELECT h.old_key, {RECORDED}, h.latest FROM head.id_map h LEFT JOIN {self.rows} s ON {same} "
+            f"WHERE h.state != 'tombstone' AND (s.{self.keys[0]} IS NULL OR NOT h.latest) "
+            "ORDER BY h.old_key, h.generation"
         )
-    if has_head:
-        columns.append(RECORDED)
-        joins.append(f"LEFT JOIN head.id_map h ON h.old_key = +s.{key} AND h.latest")
-    return f"SELECT {', '.join(columns)} FROM main.{quote(entity.source.table)} s {' '.join(joins)} ORDER BY s.{key}"
+
+    def is_rejected(self, reference: str, values: tuple[RowKey, ...]) -> bool:
+        """Tell whether the parent row that a reference's columns name was rejected."""
+        parent = self.entity.references[reference]
+        by = self.entity.attributes[reference].by
+        if by is not None:
+            source = self.mapping.entities[parent]
+            keys = ", ".join(quote(column) for column in source.source.keys)
+            rows = _name_rows(self.snapshot, source)
+            found = self.snapshot.execute(f"SELECT {keys} FROM {rows} s WHERE s.{quote(by)} = ?", values).fetchone()
+            if found is None:
+                return False
+            values = found
+        old_key = values[0] if len(values) == 1 else show_key(values)
+        query = f"SELECT 1 FROM map_{parent}.rejects WHERE old_key = ?"
+        return self.snapshot.execute(query, (old_key,)).fetchone() is not None
 
 
-def select_gone(entity: Entity) -> str:
-    """Return the query of records of the head that have no row in the source: old key, record, and `latest`.
+def _name_rows(snapshot: sqlite3.Connection, entity: Entity) -> str:
+    """Return what an entity's rows are selected from: its table, or a view of those that it takes.
 
-    It includes items of earlier generations that were kept.
+    Raises SourceError if SQLite refuses the entity's `where`.
     """
-    key = quote(entity.source.key)
-    return (
-        f"SELECT h.old_key, {RECORDED}, h.latest FROM head.id_map h "
-        f"LEFT JOIN main.{quote(entity.source.table)} s ON h.old_key = s.{key} COLLATE BINARY "
-        f"WHERE h.state != 'tombstone' AND (s.{key} IS NULL OR NOT h.latest) ORDER BY h.old_key, h.generation"
-    )
-
-
-def is_rejected(snapshot: sqlite3.Connection, parent: str, old_key: object) -> bool:
-    """Tell whether a parent row was rejected."""
-    query = f"SELECT 1 FROM map_{parent}.rejects WHERE old_key = ?"
-    return snapshot.execute(query, (old_key,)).fetchone() is not None
+    table = f"main.{quote(entity.source.table)}"
+    if entity.source.where is None:
+        return table
+    view = f"temp.{quote(f'rows of {entity.name}')}"
+    names = "rowid AS rowid, *" if entity.source.has_rowid else "*"
+    try:
+        snapshot.execute(
+            f"CREATE VIEW IF NOT EXISTS {view} AS SELECT {names} FROM {table} WHERE ({entity.source.where}\n)"
+        )
+        snapshot.execute(f"SELECT 1 FROM {view} LIMIT 0")
+    except sqlite3.OperationalError as error:
+        raise SourceError(
+            f"entities.{entity.name}.source.where: SQLite refuses it ({error}). Correct the mapping."
+        ) from error
+    return view

@@ -8,24 +8,24 @@ checksums of the scan are kept on disk for that; memory holds only one bit for e
 
 import gc
 import gzip
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
 
 import orjson
 
-from accession.artifacts import PROBLEMS, Problem, Verification, open_id_map
-from accession.errors import VerificationError
+from accession.artifacts import PROBLEMS, Changed, Problem, Verification, open_id_map
+from accession.digest import hash_file
+from accession.dynamodb import DynamoDB
+from accession.errors import FencedError, TransientError, VerificationError
 from accession.items import ItemKey, TypedItem, checksum_items
 from accession.progress import Progress
+from accession.run.batches import split_batches
 from accession.run.context import RunContext
 from accession.run.fingerprint import BUCKETS, PRIME, Fingerprint, ItemFile, find_bucket, fingerprint_buckets
 from accession.run.lookups import LOOK_UPS, ask_indexes
-from accession.run.migrate import split_batches
 from accession.target import expect_open
 
 SEGMENTS = 4  # scans at once: one is compared while the others wait for the network
@@ -37,13 +37,24 @@ LISTED = 100  # problems in the JSON document; the .jsonl.gz beside it has all o
 def verify_entity(run: RunContext, name: str) -> Verification:
     """Prove one table and write `verification/<entity>.json`. Read-only on the table.
 
-    Raises VerificationError if an item that this run wrote is missing or differs, if the tables of a first run, which
-    were empty, have items that are not ours, or if an index does not find an item. The message names keys.
+    Raises VerificationError if an item that this run wrote is missing or differs, or if the tables of a first run,
+    which were empty, have items that are not ours; TransientError if only an index does not find an item yet. The
+    message names keys.
     """
-    expect_open(run.store, run.name)
-    with tempfile.TemporaryDirectory(prefix="accession-") as folder:
-        result = _Verifier(run, name, Path(folder)).verify()
-    run.store.put(run.folder.path_of_verification(name), result.dump())
+    path = run.folder.path_of_verification(name)
+    earlier = run.store.find(path)
+    expect_open(run.store, run.name)  # after reading `earlier`, so that no end has been recorded with it
+    with tempfile.TemporaryDirectory(prefix="accession-") as folder, run.open_prover(name) as dynamodb:
+        result = _Verifier(run, name, dynamodb, Path(folder)).verify()
+    expect_open(run.store, run.name)  # reading the table took its time
+    try:
+        run.store.replace(path, result.dump(), earlier)
+    except Changed:
+        raise FencedError(
+            f"Another attempt proved {name} of run {run.name} meanwhile: see the log of that one."
+        ) from None
+    if result.lagging:
+        raise TransientError(result.reason)
     if not result.ok:
         raise VerificationError(result.reason)
     return result
@@ -52,8 +63,8 @@ def verify_entity(run: RunContext, name: str) -> Verification:
 class _Verifier:
     """The proof of one table. `found` has a bit for each entry of the ID map: 1 if the scan found its item."""
 
-    def __init__(self, run: RunContext, name: str, folder: Path) -> None:
-        self.run, self.store, self.dynamodb, self.folder = run, run.store, run.dynamodb, folder
+    def __init__(self, run: RunContext, name: str, dynamodb: DynamoDB, folder: Path) -> None:
+        self.run, self.store, self.dynamodb, self.folder = run, run.store, dynamodb, folder
         self.entity = run.mapping.entities[name]
         self.staged = run.folder.load_staged(name)
         self.table = run.find_table(self.staged)
@@ -62,49 +73,67 @@ class _Verifier:
         self.listed: list[Problem] = []
         self.samples: dict[str, TypedItem] = {}
         self.mismatched: list[str] = []
-        self.secret = secrets.randbelow(PRIME)
+        self.secret = run.host.chance.randrange(PRIME)
 
     def verify(self) -> Verification:
         """Compare the table with the ID map, and look up samples through the indexes."""
-        started = datetime.now(UTC).isoformat()
+        started = self.run.host.timestamp()
         read_before = self.dynamodb.consumed_read_units
         id_map_path = self.store.path(self.staged.id_map)
         file = self.store.download(id_map_path, self.folder / "id_map.db", self.staged.id_map_sha256)
-        id_map = open_id_map(file)
-        entries: int = id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
-        self.found = bytearray(entries // 8 + 1)
-        self.progress = Progress(f"verify {self.entity.name}", entries, "items")
         problems = self.folder / "problems.jsonl.gz"
-        with gzip.GzipFile(problems, "wb", mtime=0) as self.problem_file, _collecting_rarely():
-            with closing(ItemFile(self.folder / "scanned", self.secret)) as self.scanned:
-                self._scan()
-            recorded = Fingerprint(self.secret)
-            for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
-                recorded.add([checksum for (checksum,) in batch])
-            if self.scanned.fingerprint == recorded:
-                self.counts["verified"] = recorded.count
-                self._find_missing(id_map, set())
-            else:
-                self._find_problems(id_map)
-        id_map.close()
+        with (
+            closing(open_id_map(file)) as id_map,
+            gzip.GzipFile(problems, "wb", mtime=0) as self.problem_file,
+            _collecting_rarely(),
+        ):
+            self._compare_table(id_map)
         self._name_attributes()
         self.progress.finish()
-        self.store.upload(self.run.folder.path_of_problems(self.entity.name), problems)
-        look_ups, not_found = ask_indexes(self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()))
-        reason = self._judge(not_found)
+        self.problems = self.run.folder.path_of_problems(self.entity.name, hash_file(problems))
+        self.store.upload(self.problems, problems)
+        look_ups = ask_indexes(
+            self.dynamodb, self.table, self.entity.indexes, list(self.samples.values()), self.run.host
+        )
+        reason = self._judge()
+        lagging = reason is None and bool(look_ups.missing)
+        if lagging:
+            reason = (
+                f"Table {self.staged.table} is proved, but its indexes lag: {', '.join(look_ups.missing[:5])}. Wait "
+                "until they have caught up, then clear this task."
+            )
         return Verification(
             entity=self.entity.name,
             table=self.staged.table,
+            problems=self.problems,
             **self.counts,
             listed=self.listed,
-            look_ups=look_ups,
+            look_ups=look_ups.asked,
+            look_ups_not_known=look_ups.not_known,
             conflicts=[conflict.model_dump() for conflict in self.write_conflicts.values()],
             read_units=self.dynamodb.consumed_read_units - read_before,
             ok=reason is None,
+            lagging=lagging,
             reason=reason,
             started_at=started,
-            ended_at=datetime.now(UTC).isoformat(),
+            ended_at=self.run.host.timestamp(),
         )
+
+    def _compare_table(self, id_map: Connection) -> None:
+        """Compare the fingerprints of table and map, and find the problems if they differ."""
+        entries: int = id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
+        self.found = bytearray(entries // 8 + 1)
+        self.progress = Progress(f"verify {self.entity.name}", entries, "items")
+        with closing(ItemFile(self.folder / "scanned", self.secret)) as self.scanned:
+            self._scan()
+        recorded = Fingerprint(self.secret)
+        for batch in split_batches(id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
+            recorded.add([checksum for (checksum,) in batch])
+        if self.scanned.fingerprint == recorded:
+            self.counts["verified"] = recorded.count
+            self._find_missing(id_map, set())
+        else:
+            self._find_problems(id_map)
 
     def _scan(self) -> None:
         """Read the table, and store the key and checksum of each item."""
@@ -168,7 +197,7 @@ class _Verifier:
         return "drifted", "changed by somebody else"
 
     def _find_missing(self, id_map: Connection, differing: set[int]) -> None:
-        """Add the entries of the map that the scan did not find. Live entries of buckets that are equal were found."""
+        """Add the entries of the map that the scan did not find. Live entries of equal buckets were found."""
         where = "state != 'tombstone'" if differing else "state NOT IN ('tombstone', 'live')"
         rows = id_map.execute(f"SELECT entry, new_id, old_key, state, written FROM id_map WHERE {where}")
         for entry, key, old_key, state, written in rows:
@@ -179,7 +208,7 @@ class _Verifier:
             elif written:
                 kind, reason = "missing", "written by this run, and not there"
             else:
-                kind, reason = "drifted", "deleted by somebody else"
+                kind, reason = "lost", "deleted by somebody else"
             self._add_problems([Problem(kind=kind, key=key, old_key=old_key, reason=reason)])
 
     def _add_problems(self, problems: list[Problem]) -> None:
@@ -209,17 +238,17 @@ class _Verifier:
             for problem in self.listed
         ]
 
-    def _judge(self, not_found: list[str]) -> str | None:
+    def _judge(self) -> str | None:
         """Return the reason why the proof fails, or None if it holds."""
         refuses_others = self.run.head is None and self.run.params.existing_items == "refuse"
         fatal = {"missing", "mismatched"} | ({"unexpected"} if refuses_others else set())
-        if not any(self.counts[kind] for kind in fatal) and not not_found:
+        if not any(self.counts[kind] for kind in fatal):
             return None
         numbers = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in sorted(fatal) if self.counts[kind])
-        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5] + not_found[:5]
+        keys = [f"{p.key} ({p.reason})" for p in self.listed if p.kind in fatal][:5]
         return (
-            f"Table {self.staged.table} differs from the source: {numbers or 'an index lags'}: {', '.join(keys)}. "
-            f"All problems are in {self.store.uri(self.run.folder.path_of_problems(self.entity.name))}."
+            f"Table {self.staged.table} differs from the source: {numbers}: {', '.join(keys)}. "
+            f"All problems are in {self.store.uri(self.problems)}."
         )
 
 

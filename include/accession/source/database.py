@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from accession.database_file import MAGIC, SIDE_FILES
 from accession.errors import SourceError
 
 BUSY_SECONDS = 30.0  # how long we wait for a lock of the application
-MAGIC = b"SQLite format 3\0"  # sqlite.org "Database File Format", 1.3
 LOCK_BYTES = (512, 0x40000000)  # length and start of all of SQLite's locks in a file (os.h: PENDING_BYTE and on)
-SIDE_FILES = ("-wal", "-shm", "-journal")
+ROWID = "rowid"
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,21 @@ class TableShape:
 
     name: str
     columns: dict[str, Column]
-    unique: frozenset[str]
+    unique: frozenset[frozenset[str]]
 
-    def key_is_unique(self, column: str) -> bool:
-        """Tell whether the schema itself (primary key or unique index) keeps this column free of duplicates."""
-        return column.lower() in self.unique
+    def key_is_unique(self, *columns: str) -> bool:
+        """Tell whether the schema itself (primary key or unique index) keeps these columns free of duplicates."""
+        key = {column.lower() for column in columns}
+        return any(unique <= key for unique in self.unique)
 
 
 def check_source(
-    path: Path, tables: Mapping[str, Sequence[str]], keys: Mapping[str, str] | None = None
+    path: Path, tables: Mapping[str, Sequence[str]], keys: Sequence[tuple[str, Sequence[str]]] = ()
 ) -> dict[str, TableShape]:
     """Check that the file is an undamaged SQLite database with these tables (or views) and columns. Read-only.
 
-    Names match as in SQLite, in any case. `keys` names the key column of each table; if the schema does not keep it
-    unique, its values are counted. Raises SourceError, one sentence with its remedy, at the first failure.
+    Names match as in SQLite, in any case. `keys` has tables with the columns of a key; if the schema does not keep them
+    unique, their values are counted. Raises SourceError, one sentence with its remedy, at the first failure.
     """
     with reading(path) as db:
         expect_ok(db, "quick_check", path)
@@ -68,8 +69,8 @@ def check_source(
                 raise SourceError(
                     f"{path} has no table {table} (it has {has}): name the right file, or correct the mapping."
                 )
-            key = (keys or {}).get(table)
-            asked = [*columns, key] if key else columns
+            wanted = [key for name, key in keys if name == table]
+            asked = [*columns, *(column for key in wanted for column in key if key != (ROWID,))]
             shape = _read_shape(db, table, asked)
             for column in asked:
                 if column not in shape.columns:
@@ -77,16 +78,34 @@ def check_source(
                     raise SourceError(
                         f"Table {table} in {path} has no column {column} (it has {has}): correct the mapping."
                     )
-            if key and not shape.key_is_unique(key):
-                column = f"{quote(table)}.{quote(key)}"
-                groups = f"FROM {quote(table)} WHERE {column} IS NOT NULL GROUP BY {column} COLLATE BINARY"
-                if db.execute(f"SELECT 1 {groups} HAVING count(*) > 1").fetchone():
-                    raise SourceError(
-                        f"Key column {key} of table {table} in {path} holds a value more than once: "
-                        "name a column that is unique as the key, or remove the duplicates."
-                    )
+            for key in wanted:
+                _check_key(db, path, shape, key)
             shapes[table] = shape
         return shapes
+
+
+def _check_key(db: sqlite3.Connection, path: Path, shape: TableShape, key: Sequence[str]) -> None:
+    """Raise SourceError if the columns of a key identify no row: their values repeat, or there is no rowid."""
+    if key == (ROWID,):
+        try:
+            db.execute(f"SELECT rowid FROM {quote(shape.name)} LIMIT 0")
+        except sqlite3.OperationalError:
+            raise SourceError(
+                f"{shape.name} in {path} has no rowid, since it is a view or WITHOUT ROWID: name its key columns."
+            ) from None
+        return
+    if shape.key_is_unique(*key):
+        return
+    columns = [f"{quote(shape.name)}.{quote(column)}" for column in key]
+    groups = ", ".join(f"{column} COLLATE BINARY" for column in columns)
+    known = " AND ".join(f"{column} IS NOT NULL" for column in columns)
+    query = f"SELECT 1 FROM {quote(shape.name)} WHERE {known} GROUP BY {groups} HAVING count(*) > 1"
+    if db.execute(query).fetchone():
+        raise SourceError(
+            f"Key {'column' if len(key) == 1 else 'columns'} {', '.join(key)} of table {shape.name} in {path} "
+            f"{'holds a value' if len(key) == 1 else 'hold the same values'} more than once: "
+            "name a column that is unique as the key, or remove the duplicates."
+        )
 
 
 def count_rows(path: Path, tables: Sequence[str]) -> dict[str, int]:
@@ -129,7 +148,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _inspect(path: Path) -> None:
-    """Raise SourceError for faults that show without SQLite, which would make an empty database of some of them."""
+    """Raise SourceError for faults that are visible without SQLite, which would turn some into an empty database."""
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISDIR(mode):
@@ -168,7 +187,7 @@ def _expect_whole(db: sqlite3.Connection, path: Path) -> None:
 
 
 @contextmanager
-def explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path | str) -> Iterator[None]:
     """Turn an error of SQLite or the file system into a SourceError: one sentence with its remedy."""
     try:
         yield
@@ -179,7 +198,7 @@ def explaining(path: Path) -> Iterator[None]:
         raise SourceError(f"Cannot read or write {where}: check the free space and the permissions there.") from error
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
+def _explain(path: Path | str, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorname", "") or ""
     if code == "SQLITE_READONLY_ROLLBACK":
         return (
@@ -218,17 +237,16 @@ def _read_shape(db: sqlite3.Connection, table: str, asked: Sequence[str]) -> Tab
         if hidden != 1:  # 1: hidden column of a virtual table; 2 and 3: generated columns, which are read like others
             wanted = spelling.get(name.lower(), name)
             columns[wanted] = Column(name, declared, find_affinity(declared), bool(not_null), bool(key))
-    keys = [column.name.lower() for column in columns.values() if column.primary_key]
-    unique = set(keys) if len(keys) == 1 else set()
+    unique = {frozenset(column.name.lower() for column in columns.values() if column.primary_key)} - {frozenset()}
     for _, index, is_unique, _, partial_index in db.execute(f"PRAGMA index_list({quote(table)})").fetchall():
         members = [row[2] for row in db.execute(f"PRAGMA index_info({quote(index)})")]
-        if is_unique and not partial_index and len(members) == 1 and members[0]:  # None: an expression
-            unique.add(members[0].lower())
+        if is_unique and not partial_index and all(members):  # None: an expression
+            unique.add(frozenset(member.lower() for member in members))
     return TableShape(table, columns, frozenset(unique))
 
 
 def find_affinity(declared: str) -> str:
-    """Return the affinity by the rules in sqlite.org "Datatypes In SQLite", 3.1, in their order."""
+    """Return the affinity according to the rules in sqlite.org "Datatypes In SQLite", 3.1, in their order."""
     words = declared.upper()
     for affinity, marks in (
         ("INTEGER", ["INT"]),

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from accession.database_file import MAGIC, SIDE_FILES
 from accession.digest import hash_file
 from accession.errors import SourceError
-from accession.source.database import LOCK_BYTES, SIDE_FILES, count_rows, explaining
+from accession.source.database import LOCK_BYTES, count_rows, explaining
 from accession.source.snapshot import scratch_copy, sync
 
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """Where the files that the backup replaced are now; empty if the backup was in place already."""
+    """The new paths of the files that the backup replaced; empty if the backup was in place already."""
 
     moved_aside: tuple[Path, ...]
 
@@ -72,6 +73,25 @@ def restore_source(backup: Path, path: Path, sha256: str, rows: Mapping[str, int
                 target.rename(file)
             raise
     return RestoreResult(tuple(moved.values()))
+
+
+def peek_file(path: Path) -> bytes:
+    """Return the first bytes of a file; none if it is empty or not there."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC))
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}): check the path of the restore.") from error
+
+
+def expect_replaceable(head: bytes, place: str) -> None:
+    """Raise SourceError if a file that begins with `head` is not a SQLite database. An empty file is one."""
+    if head and head != MAGIC:
+        raise SourceError(
+            f"{place} is not a SQLite database, so no backup is put in its place: move it aside, then restore again."
+        )
 
 
 @contextmanager

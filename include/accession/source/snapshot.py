@@ -1,54 +1,51 @@
-"""The snapshot: one consistent, checked copy of the source whose digest repeats; and the source's drift from it."""
+"""The snapshot: one consistent, checked copy of the source with a repeatable digest; and the source's drift from it."""
 
 import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from accession.digest import hash_file
+from accession.errors import SourceError
 from accession.source.database import count_in, expect_ok, explaining, quote, reading
 
 log = logging.getLogger(__name__)
 
-STEP_PAGES = 4096  # pages copied between two calls of `progress`: 16 MiB at SQLite's usual page size
+STEP_PAGES = 4096  # copied at once, 16 MiB at SQLite's usual page size
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds: `rows` of each ordinary table, `foreign_key_violations` of each child table with any."""
+    """The content of a snapshot: `rows` of each ordinary table, `foreign_key_violations` by child table."""
 
     sha256: str
     bytes: int
-    page_size: int
     rows: dict[str, int]
     foreign_key_violations: dict[str, int]
 
 
 @dataclass(frozen=True)
 class SourceDrift:
-    """Whether the source changed since its snapshot, and the rows of each table then and now. Tables that were dropped
-    since are not in `rows_now`."""
+    """Whether the source changed since its snapshot, and the rows of each table now, except those dropped since."""
 
     changed: bool
-    rows_then: dict[str, int]
     rows_now: dict[str, int]
 
 
-def take_snapshot(path: Path, destination: Path, progress: Callable[[int, int], None] | None = None) -> Snapshot:
+def take_snapshot(path: Path, destination: Path) -> Snapshot:
     """Copy the source as of one moment to `destination` by SQLite's backup API, then check and count the copy.
 
     The copy includes rows that are still in the WAL, but no open transactions. The source keeps its bytes, times and
     WAL. We copy inside one read transaction: an application in WAL mode can go on writing; in any other mode its
     writes wait. The copy is one file without a WAL, and the same content gives the same bytes (see `_copy`). It gets
-    its name only when it is checked and on disk. `progress` gets the pages copied so far and in all. Raises
-    SourceError.
+    its name only when it is checked and on disk. Raises SourceError.
     """
     with explaining(path), scratch_copy(destination.parent) as copy:
-        sha256 = _copy(path, copy, progress)
+        sha256 = _copy(path, copy)
         with closing(open_snapshot(copy)) as db:
             expect_ok(db, "integrity_check", path)
             tables = sorted(row[1] for row in db.execute("PRAGMA main.table_list") if row[2] == "table")
@@ -56,7 +53,6 @@ def take_snapshot(path: Path, destination: Path, progress: Callable[[int, int], 
             snapshot = Snapshot(
                 sha256=sha256,
                 bytes=copy.stat().st_size,
-                page_size=db.execute("PRAGMA page_size").fetchone()[0],
                 rows=count_in(db, tables),
                 foreign_key_violations=_count_orphans(db, tables),
             )
@@ -76,18 +72,46 @@ def open_snapshot(path: Path) -> sqlite3.Connection:
     return db
 
 
-def source_changed(path: Path, sha256: str, rows_then: Mapping[str, int], scratch: Path) -> SourceDrift:
-    """Tell whether the source differs from the snapshot with this digest. Read-only; `scratch` is a folder.
+def source_changed(path: Path, sha256: str, tables: Iterable[str], scratch: Path) -> SourceDrift:
+    """Tell whether the source differs from the snapshot with this digest, and count the rows of these tables.
 
     We take a second copy and compare digests, since no cheaper way is reliable: time and size miss changes in the WAL,
-    the header's change counter does not move in WAL mode, and row counts miss edits. Raises SourceError.
+    the header's change counter does not move in WAL mode, and row counts miss edits. Read-only; `scratch` is a folder.
+    Raises SourceError.
     """
     with explaining(path), scratch_copy(scratch) as copy:
         changed = _copy(path, copy) != sha256
         with closing(open_snapshot(copy)) as db:
             names = {name.lower() for (name,) in db.execute("SELECT name FROM sqlite_schema")}
-            rows_now = count_in(db, [table for table in rows_then if table.lower() in names])
-    return SourceDrift(changed, dict(rows_then), rows_now)
+            rows_now = count_in(db, [table for table in tables if table.lower() in names])
+    return SourceDrift(changed, rows_now)
+
+
+def lacks_wal(path: Path) -> bool:
+    """Tell whether a database is in WAL mode and has no -wal, like a copy that was made without one.
+
+    In its original place, that is normal once the application has closed it.
+    """
+    with path.open("rb") as file:
+        head = file.read(20)  # the last two bytes are 2 in WAL mode ("Database File Format", 1.3.3)
+    return 2 in head[18:] and not Path(f"{path.resolve()}-wal").exists()
+
+
+def settle_fetched(path: Path, name: str, *, is_checkpointed: bool) -> None:
+    """Complete a source that was fetched from `name` with its -wal and -journal: roll the -journal back.
+
+    Only for our own copies. Raises SourceError if the database is in WAL mode and has no -wal, unless `is_checkpointed`
+    is set.
+    """
+    if not is_checkpointed and lacks_wal(path):
+        raise SourceError(
+            f"{name} is in WAL mode and there is no {name}-wal, so its newest rows may be missing: upload the -wal "
+            "beside it, or a copy made by VACUUM INTO. If the application had closed the database before it was "
+            "copied, set source_is_checkpointed."
+        )
+    if Path(f"{path}-journal").exists():
+        with explaining(name), closing(sqlite3.connect(path)) as db:
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 def _count_orphans(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
@@ -102,12 +126,12 @@ def _count_orphans(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, i
     return {table: number for table, number in counts.items() if number}
 
 
-def _copy(path: Path, copy: Path, progress: Callable[[int, int], None] | None = None) -> str:
+def _copy(path: Path, copy: Path) -> str:
     """Copy the source by the backup API into one settled file, readable by its owner only; return its SHA-256."""
     copy.touch(mode=0o600)
     with reading(path) as source, closing(sqlite3.connect(copy)) as target:
-        report = progress or (lambda _done, _all: None)
-        source.backup(target, pages=STEP_PAGES, progress=lambda _, left, pages: report(pages - left, pages))
+        # A function is called between the steps, so that Airflow's signals stop a task that copies a large source.
+        source.backup(target, pages=STEP_PAGES, progress=lambda *_: None)
         target.execute("PRAGMA journal_mode = DELETE")
     # Two copies of the same content differ in the change counter (24), its echo (92) and the version of the SQLite that
     # wrote last (96). We set them to constants: the counters only have to be equal ("Database File Format").

@@ -1,22 +1,18 @@
-"""Who owns a target: its state, its register, its fence."""
+"""The ownership of a target: its state, its register, its fence."""
 
 from accession.target.fence import Fence, settle
 from accession.target.ownership import expect_open, open_target, refuse_if_taken, reopen_head, take_over
-from accession.target.seal import seal_target, unseal_target
-from accession.target.state import (
-    NO_HASH,
-    PATH,
-    LogRecord,
-    Seal,
-    State,
+from accession.target.register import (
     append_record,
     create_state,
     expect_state,
+    explain_loss,
+    find_last_record,
     load_state,
     log_path,
-    parse_state,
-    roll_forward,
 )
+from accession.target.seal import make_seal, unseal_target
+from accession.target.state import NO_HASH, PATH, LogRecord, Seal, State, parse_state, roll_forward
 
 __all__ = [
     "NO_HASH",
@@ -29,14 +25,16 @@ __all__ = [
     "create_state",
     "expect_open",
     "expect_state",
+    "explain_loss",
+    "find_last_record",
     "load_state",
     "log_path",
+    "make_seal",
     "open_target",
     "parse_state",
     "refuse_if_taken",
     "reopen_head",
     "roll_forward",
-    "seal_target",
     "settle",
     "take_over",
     "unseal_target",

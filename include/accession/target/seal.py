@@ -1,19 +1,13 @@
 """The seal: it marks a target that was handed over to the application."""
 
-from datetime import UTC, datetime
-from typing import Any
-
 from accession.artifacts import Store
-from accession.target.state import LogRecord, Seal, State, append_record, load_state
+from accession.target.register import append_record, load_state
+from accession.target.state import LogRecord, Seal
 
 
-def seal_target(store: Store, reason: str, by: str) -> LogRecord:
-    """Hand the target over to the application: later runs refuse to write. Safe to repeat."""
-
-    def change(state: State) -> dict[str, Any]:
-        return {"sealed": Seal(reason=reason, by=by, at=datetime.now(UTC).isoformat(timespec="seconds"))}
-
-    return append_record(store, action="seal", by=by, status="sealed", note=reason, change=change)
+def make_seal(store: Store, reason: str, by: str) -> Seal:
+    """Return a seal with the present time. The record that commits a run sets it, so that commit and seal are one."""
+    return Seal(reason=reason, by=by, at=store.host.now().isoformat(timespec="seconds"))
 
 
 def unseal_target(store: Store, reason: str, by: str) -> LogRecord | None:

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from accession.run import Outcome
-from accession.run.finish import Evidence, decide_end
+from accession.run.end import Evidence, decide_end
 
 WRITTEN = Evidence(
     outcome=Outcome(is_verified=True, epoch=1),
@@ -18,6 +18,11 @@ WRITTEN = Evidence(
     refusal=None,
     is_dry_run=False,
     records_changed=True,
+    wants_seal=False,
+    lost=0,
+    changed=0,
+    accepts_lost=False,
+    accepts_changed=False,
 )
 STOPPED = replace(WRITTEN, outcome=Outcome(), is_owner=False, may_have_written=False, is_proved=False)
 FAILED = Outcome(failure="S3 is busy")
