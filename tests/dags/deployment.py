@@ -86,6 +86,7 @@ class Deployment:
         self._password = password
         self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._parts: dict[str, subprocess.Popen[bytes]] = {}
 
     def login(self) -> None:
         for user in (USER, SECOND):
@@ -96,6 +97,16 @@ class Deployment:
 
     def close(self) -> None:
         self._api.close()
+
+    def watch(self, part: str, process: subprocess.Popen[bytes]) -> None:
+        """From now on, whoever waits for something is told when that part of Airflow has ended."""
+        self._parts[part] = process
+
+    def expect_alive(self) -> None:
+        for part, process in self._parts.items():
+            if process.poll() is not None:
+                last = (self.home / f"{part}.log").read_text(errors="replace")[-3000:]
+                raise AssertionError(f"Airflow's {part} ended with {process.returncode}: {last}")
 
     def call(self, method: str, path: str, body: Any = None, user: str = USER) -> Any:
         """Answer of the public API, one call at a time. SQLite may be busy for a moment, so a 5xx is asked again."""
@@ -139,6 +150,7 @@ class Deployment:
         return str(next(self._query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id))[0])
 
     def _query(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
+        self.expect_alive()
         with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=60)) as connection:
             yield from connection.execute(query, values).fetchall()
 
@@ -259,7 +271,8 @@ def start_airflow(
     with contextlib.ExitStack() as processes:
         processes.callback(deployment.close)
         for part in parts:
-            processes.enter_context(start_process([command, part], environ, home / f"{part}.log"))
+            log = home / f"{part}.log"
+            deployment.watch(part, processes.enter_context(start_process([command, part], environ, log)))
         wait_until(lambda: answers(port, "/execution/health"), "the execution API answers", START_SECONDS)
         deployment.login()
         deployment.call("POST", "/pools", POOL)
@@ -270,7 +283,8 @@ def start_airflow(
 
 def make_settings(home: Path, port: int) -> dict[str, str]:
     return {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        # The scheduler ends when it cannot write for as long as SQLite waits for a lock: five seconds, unless told.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
@@ -291,7 +305,7 @@ def make_settings(home: Path, port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def start_process(command: list[str], environ: dict[str, str], log: Path) -> Iterator[None]:
+def start_process(command: list[str], environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, all of which ends with the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -304,7 +318,7 @@ def start_process(command: list[str], environ: dict[str, str], log: Path) -> Ite
             preexec_fn=end_with_parent,  # noqa: PLW1509  one system call, no lock
         )
     try:
-        yield
+        yield process
     finally:
         # The group is ours alone: it was made for this process a few lines above.
         with contextlib.suppress(ProcessLookupError):
