@@ -32,6 +32,8 @@ USER = "curator"  # triggers all runs
 SECOND = "trustee"  # approves them
 OURS = ("migrate_book_library", "rollback_book_library")
 PARTS = ("api-server", "scheduler", "dag-processor")
+# A part that dies is started again, as by every deployment.
+SUPERVISOR = ("sh", "-c", 'until "$@"; do echo "$2 ended with $?: it is started again"; sleep 1; done', "sh")
 START_SECONDS = 120.0
 ENDED = {"success", "failed"}
 # The steps of the migration, in their order; the tasks of each begin with its name.
@@ -86,7 +88,6 @@ class Deployment:
         self._password = password
         self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._parts: dict[str, subprocess.Popen[bytes]] = {}
 
     def login(self) -> None:
         for user in (USER, SECOND):
@@ -97,16 +98,6 @@ class Deployment:
 
     def close(self) -> None:
         self._api.close()
-
-    def watch(self, part: str, process: subprocess.Popen[bytes]) -> None:
-        """From now on, whoever waits for something is told when that part of Airflow has ended."""
-        self._parts[part] = process
-
-    def expect_alive(self) -> None:
-        for part, process in self._parts.items():
-            if process.poll() is not None:
-                last = (self.home / f"{part}.log").read_text(errors="replace")[-3000:]
-                raise AssertionError(f"Airflow's {part} ended with {process.returncode}: {last}")
 
     def call(self, method: str, path: str, body: Any = None, user: str = USER) -> Any:
         """Answer of the public API, one call at a time. SQLite may be busy for a moment, so a 5xx is asked again."""
@@ -150,7 +141,6 @@ class Deployment:
         return str(next(self._query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id))[0])
 
     def _query(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
-        self.expect_alive()
         with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=60)) as connection:
             yield from connection.execute(query, values).fetchall()
 
@@ -177,8 +167,16 @@ class Deployment:
                 for task in self.tasks(dag_id, run_id)
             )
 
-        wait_until(has_ended, f"run {run_id} ends", seconds, every=1.0)
+        try:
+            wait_until(has_ended, f"run {run_id} ends", seconds, every=1.0)
+        except AssertionError as error:
+            states = " ".join(f"{task.task}={task.state}" for task in self.tasks(dag_id, run_id))
+            raise AssertionError(f"{error}: {states}; {self.read_end('scheduler')}") from None
         return self.state(dag_id, run_id)
+
+    def read_end(self, part: str) -> str:
+        """The last lines of a part's own log."""
+        return (self.home / f"{part}.log").read_text(errors="replace")[-2000:]
 
     def answer(self, dag_id: str, run_id: str, option: str, user: str = SECOND) -> None:
         """Approve or Reject. Airflow loses an answer that comes too soon after the question, and asks again."""
@@ -271,8 +269,7 @@ def start_airflow(
     with contextlib.ExitStack() as processes:
         processes.callback(deployment.close)
         for part in parts:
-            log = home / f"{part}.log"
-            deployment.watch(part, processes.enter_context(start_process([command, part], environ, log)))
+            processes.enter_context(start_process([*SUPERVISOR, command, part], environ, home / f"{part}.log"))
         wait_until(lambda: answers(port, "/execution/health"), "the execution API answers", START_SECONDS)
         deployment.login()
         deployment.call("POST", "/pools", POOL)
@@ -305,7 +302,7 @@ def make_settings(home: Path, port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def start_process(command: list[str], environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def start_process(command: list[str], environ: dict[str, str], log: Path) -> Iterator[None]:
     """A process in a group of its own, all of which ends with the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -318,7 +315,7 @@ def start_process(command: list[str], environ: dict[str, str], log: Path) -> Ite
             preexec_fn=end_with_parent,  # noqa: PLW1509  one system call, no lock
         )
     try:
-        yield process
+        yield
     finally:
         # The group is ours alone: it was made for this process a few lines above.
         with contextlib.suppress(ProcessLookupError):
