@@ -1,5 +1,6 @@
-"""Tables for any mapping, made in MiniStack as the mapping and the source say."""
+"""Tables for any mapping, made in MiniStack as the mapping and the source say; and what is in them."""
 
+import json
 import sqlite3
 from collections.abc import Mapping as AnyMapping
 from contextlib import closing
@@ -9,6 +10,7 @@ from typing import Any
 from accession.items import KeySchema, find_attribute_type, find_key_schemas
 from accession.mapping import Mapping
 from accession.run.staging_query import find_affinities
+from driver import Driver
 
 
 def create_tables(client: Any, mapping: Mapping, source: Path, environment: str) -> dict[str, KeySchema]:
@@ -41,3 +43,38 @@ def define_table(mapping: Mapping, name: str, schemas: AnyMapping[str, KeySchema
 
 def _list_keys(names: tuple[str, ...]) -> list[dict[str, str]]:
     return [{"AttributeName": n, "KeyType": kind} for n, kind in zip(names, ("HASH", "RANGE"), strict=False)]
+
+
+def later(first: Driver, **params: Any) -> Driver:
+    """The next run of the same migration."""
+    return Driver(first.library, first.source, mapping=first.mapping, **params)
+
+
+def edit(driver: Driver, statements: str) -> None:
+    """Change the source."""
+    with closing(sqlite3.connect(driver.source)) as db, db:
+        db.executescript(statements)
+
+
+def scan_all(driver: Driver) -> dict[str, list[str]]:
+    """The items of every table."""
+    return {
+        name: sorted(json.dumps(item, sort_keys=True) for item in driver.scan(name)) for name in driver.mapping.entities
+    }
+
+
+def read(driver: Driver, entity: str, *keys: str) -> dict[Any, dict[str, Any]]:
+    """The items of a table by their keys, values without their types."""
+    items = [{name: plain(value) for name, value in item.items()} for item in driver.scan(entity)]
+    return {tuple(item.pop(key) for key in keys): item for item in items}
+
+
+def plain(value: dict[str, Any]) -> Any:
+    [(kind, content)] = value.items()
+    return None if kind == "NULL" else int(content) if kind == "N" else content
+
+
+def select(driver: Driver, query: str) -> list[tuple[Any, ...]]:
+    """Rows of the source."""
+    with closing(sqlite3.connect(driver.source)) as db:
+        return db.execute(query).fetchall()

@@ -123,9 +123,12 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
 
         staged: dict[str, Any] = {}
         with TaskGroup("stage") as stage_group:
-            for name in mapping.order:
-                id_maps = {parent: staged[parent]["id_map"] for parent in mapping.parents[name]}
-                staged[name] = stage_entity(name)(run, id_maps)
+            for first, *others in mapping.groups:
+                id_maps = {parent: staged[parent]["id_map"] for parent in mapping.find_group_parents(first)}
+                staged[first] = stage_entity(first)(run, id_maps)
+                for name in others:  # they are staged by the task of the first, and find their results
+                    staged[name] = stage_entity(name)(run, {})
+                    staged[first] >> staged[name]
 
         planned = plan(run)
         approve = PlanApprovalOperator(

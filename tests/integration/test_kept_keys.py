@@ -20,7 +20,7 @@ from accession.run.staging_query import find_affinities
 from conftest import Library
 from driver import Driver
 from second_auditor import find_damage
-from tables import create_tables, define_table
+from tables import create_tables, define_table, edit, later, read, scan_all, select
 from verify_register import Target
 
 SCHEMA = """
@@ -85,38 +85,6 @@ def music(library: Library, tmp_path: Path) -> Iterator[Driver]:
     loaded = load_mapping(mapping)
     create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
     yield Driver(library, source, mapping=loaded)
-
-
-def later(first: Driver, **params: Any) -> Driver:
-    return Driver(first.library, first.source, mapping=first.mapping, **params)
-
-
-def edit(driver: Driver, statements: str) -> None:
-    with closing(sqlite3.connect(driver.source)) as db, db:
-        db.executescript(statements)
-
-
-def scan_all(driver: Driver) -> dict[str, list[str]]:
-    """The items of every table."""
-    return {
-        name: sorted(json.dumps(item, sort_keys=True) for item in driver.scan(name)) for name in driver.mapping.entities
-    }
-
-
-def read(driver: Driver, entity: str, *keys: str) -> dict[Any, dict[str, Any]]:
-    """The items of a table by their keys, values without their types."""
-    items = [{name: plain(value) for name, value in item.items()} for item in driver.scan(entity)]
-    return {tuple(item.pop(key) for key in keys): item for item in items}
-
-
-def plain(value: dict[str, Any]) -> Any:
-    [(kind, content)] = value.items()
-    return None if kind == "NULL" else int(content) if kind == "N" else content
-
-
-def select(driver: Driver, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(driver.source)) as db:
-        return db.execute(query).fetchall()
 
 
 def expect_music(driver: Driver) -> None:

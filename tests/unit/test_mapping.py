@@ -372,10 +372,20 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"entities__book__identity": [["titel"]]}, "titel is not an attribute of this entity; did you mean title?"),
     ({ATTRIBUTE: {"column": "t", "references": "reader"}}, "entities.book.attributes.title: there is no entity reader"),
     (
-        {"entities__author__attributes__best": {"column": "best", "references": "book"}},
-        "entities: the references run in a circle",
+        {
+            "entities__author__attributes__best": {"column": "best", "references": "book"},
+            "entities__author__identity": [["best"]],
+            "entities__book__identity": [["author_id"]],
+        },
+        "entities: the keys or identities run in a circle: ",
     ),
-    ({"entities__book__attributes__self": {"column": "s", "references": "book"}}, "run in a circle: book → book"),
+    (
+        {
+            "entities__book__attributes__self": {"column": "s", "references": "book"},
+            "entities__book__identity": [["self"]],
+        },
+        "entities: the keys or identities run in a circle: book → book. A circle of references is possible, but no key",
+    ),
     (
         {"entities__book__indexes": {"i": ["title"]}, f"{ATTRIBUTE}__default": ""},
         "indexes.i: title cannot be '' by default",

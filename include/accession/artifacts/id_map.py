@@ -78,14 +78,7 @@ def create_id_map(path: Path, affinity: str | Sequence[str], encoding: str = "UT
     A key of several columns has several affinities. It is one text in `old_key`, and its values are in key_0, key_1 and
     so on. `encoding` is that of the source, because SQLite attaches only databases of the same text encoding.
     """
-    columns = (affinity,) if isinstance(affinity, str) else tuple(affinity)
-    declared, parts = columns[0], ""
-    if len(columns) > 1:
-        declared = "TEXT"
-        parts = "".join(
-            f"key_{number} {part} AS (json_extract(old_key, '$[{number}]')) VIRTUAL,\n    "
-            for number, part in enumerate(columns)
-        )
+    declared, parts = declare_keys((affinity,) if isinstance(affinity, str) else affinity)
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -97,6 +90,17 @@ def create_id_map(path: Path, affinity: str | Sequence[str], encoding: str = "UT
         connection.close()
         raise
     return connection
+
+
+def declare_keys(affinities: Sequence[str]) -> tuple[str, str]:
+    """Return the declared type of `old_key`, and the declarations of key_0, key_1, … if the key has several columns."""
+    if len(affinities) == 1:
+        return affinities[0], ""
+    parts = (
+        f"key_{number} {affinity} AS (json_extract(old_key, '$[{number}]')) VIRTUAL,\n    "
+        for number, affinity in enumerate(affinities)
+    )
+    return "TEXT", "".join(parts)
 
 
 def add_entries(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:

@@ -121,13 +121,13 @@ class ItemBuilder:
             key = row[reference.resolved]
             if key is not None:
                 item[reference.name] = {reference.kind: key}
-            elif reference.is_optional and None in [row[position] for position in reference.positions]:
+            elif _may_be_null(reference, row):
                 if reference.is_index_key:
                     adjusted += 1
                 else:
                     item[reference.name] = NULL
             else:
-                raise self._find_orphan(reference, row)
+                raise self._make_orphan(reference, row)
         for composed in plan.composed:
             adjusted += self._compose(composed, item, row)
         for name, limit in plan.key_limits:
@@ -137,7 +137,12 @@ class ItemBuilder:
                         self._check_index_key(name, item, limit)
         return Converted(item, adjusted, self._digest_identity(item) if self._identity else b"")
 
-    def _find_orphan(self, reference: Reference, row: Sequence[Any]) -> Orphan:
+    def find_orphans(self, row: Sequence[Any]) -> list[Orphan]:
+        """Return all references of a row to parents that have no key."""
+        unknown = (one for one in self._plan.references if row[one.resolved] is None and not _may_be_null(one, row))
+        return [self._make_orphan(reference, row) for reference in unknown]
+
+    def _make_orphan(self, reference: Reference, row: Sequence[Any]) -> Orphan:
         column = ", ".join(reference.columns)
         values = tuple(row[position] for position in reference.positions)
         shown = ", ".join(map(self._show, reference.columns, values))
@@ -281,6 +286,10 @@ class ItemBuilder:
             return MASK
         text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _may_be_null(reference: Reference, row: Sequence[Any]) -> bool:
+    return reference.is_optional and None in [row[position] for position in reference.positions]
 
 
 def is_unicode(text: str) -> bool:

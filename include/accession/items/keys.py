@@ -42,6 +42,11 @@ def show_row_key(key: RowKey) -> str:
     return key.hex() if isinstance(key, bytes) else "" if key is None else str(key)
 
 
+def clean_key(key: RowKey) -> int | float | str | None:
+    """Return the key of a rejected row as it is stored: bytes as Python writes them, and ? for what is not Unicode."""
+    return key if isinstance(key, int | float | None) else str(key).encode(errors="replace").decode()
+
+
 @dataclass(frozen=True)
 class KeySchema:
     """The key attributes of a table: the partition key first, then the sort key if the table has one."""

@@ -205,6 +205,15 @@ class Entity(StrictModel):
         return {name: a.parent for name, a in self.attributes.items() if a.parent}
 
     @cached_property
+    def key_parents(self) -> tuple[str, ...]:
+        """The entities whose keys are in this one's key or identity."""
+        names = {name for part in self.key_parts for name in self.list_sources(part)}
+        names.update(name for alternative in self.identity for name in alternative)
+        templates = [self.attributes[name].template for name in names if name in self.attributes]
+        names.update(name for template in templates if template for name in template.attributes)
+        return tuple(parent for name, parent in self.references.items() if name in names)
+
+    @cached_property
     def sensitive_columns(self) -> frozenset[str]:
         """Source columns whose values are masked, wherever they are used."""
         return frozenset(column for a in self.attributes.values() if a.sensitive for column in a.columns)

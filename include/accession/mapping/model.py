@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
 from accession.validation import StrictModel, explain_unknown, list_words
 
-# sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run.
+# sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
 MAX_PARENTS = 9
 
 
@@ -41,19 +41,22 @@ class Mapping(StrictModel):
                 if parent not in self.entities:
                     raise ValueError(explain_unknown(parent, self.entities, f"{where}: there is no entity {parent}"))
                 self._check_reference(where, entity, attribute)
+        try:
+            _ = self.order
+        except CycleError as error:
+            circle = " → ".join(error.args[1])
+            raise ValueError(
+                f"entities: the keys or identities run in a circle: {circle}. A circle of references is possible, but "
+                "no key or identity in it may be made of a reference to one of the others"
+            ) from None
         for name, parents in self.parents.items():
-            if len(parents) > MAX_PARENTS:
-                raise ValueError(
-                    f"entities.{name}: refers to {len(parents)} entities, and at most {MAX_PARENTS} are possible"
-                )
+            most = MAX_PARENTS - int(self.needs_survey(name))
+            if len(parents) > most:
+                raise ValueError(f"entities.{name}: refers to {len(parents)} entities, and at most {most} are possible")
         tables = [entity.target.table for entity in self.entities.values()]
         for table in tables:
             if tables.count(table) > 1:
                 raise ValueError(f"entities: the table {table} is the target of more than one")
-        try:
-            _ = self.order
-        except CycleError as error:
-            raise ValueError(f"entities: the references run in a circle: {' → '.join(error.args[1])}") from None
         return self
 
     def _check_reference(self, where: str, child: Entity, name: str) -> None:
@@ -82,13 +85,60 @@ class Mapping(StrictModel):
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """Entity names, parents before their children, otherwise as in the file."""
-        return tuple(TopologicalSorter(self.parents).static_order())
+        """Entity names, parents before their children unless they refer to each other in a circle."""
+        return tuple(name for group in self.groups for name in group)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The entities that are staged together, parents first: those that refer to each other in a circle.
+
+        In a group, an entity stands before those whose key or identity is made of its key. Raises CycleError.
+        """
+        reached = {name: self._reach(name) for name in self.entities}
+        groups = {
+            name: tuple(
+                other for other in self.entities if other == name or (name in reached[other] and other in reached[name])
+            )
+            for name in self.entities
+        }
+        keys = tuple(TopologicalSorter({n: e.key_parents for n, e in self.entities.items()}).static_order())
+        links = {
+            group: {groups[parent] for name in group for parent in self.entities[name].references.values()} - {group}
+            for group in groups.values()
+        }
+        order = TopologicalSorter(links).static_order()
+        return tuple(tuple(sorted(group, key=keys.index)) for group in order)
+
+    def _reach(self, name: str) -> set[str]:
+        """Return the entities that one refers to, directly or through others; itself only if there is a circle."""
+        reached: set[str] = set()
+        waiting = [name]
+        while waiting:
+            parents = set(self.entities[waiting.pop()].references.values()) - reached
+            reached |= parents
+            waiting += parents
+        return reached
+
+    def find_group(self, name: str) -> tuple[str, ...]:
+        """Return the group of an entity."""
+        return next(group for group in self.groups if name in group)
 
     @cached_property
     def parents(self) -> dict[str, tuple[str, ...]]:
-        """Entity → the entities it refers to, each once."""
-        return {n: tuple(dict.fromkeys(e.references.values())) for n, e in self.entities.items()}
+        """Entity → the entities of other groups that it refers to, each once."""
+        return {
+            name: tuple(p for p in dict.fromkeys(entity.references.values()) if p not in self.find_group(name))
+            for name, entity in self.entities.items()
+        }
+
+    def needs_survey(self, name: str) -> bool:
+        """Tell whether the keys and rejects of an entity's group must be known before any of it can be staged."""
+        group = self.find_group(name)
+        return len(group) > 1 or name in self.entities[name].references.values()
+
+    def find_group_parents(self, name: str) -> tuple[str, ...]:
+        """Return the entities of other groups that any entity of this one's group refers to."""
+        return tuple(dict.fromkeys(parent for member in self.find_group(name) for parent in self.parents[member]))
 
     @cached_property
     def source_tables(self) -> dict[str, list[str]]:

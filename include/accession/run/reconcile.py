@@ -29,6 +29,7 @@ from accession.items import (
     Table,
     TypedItem,
     checksum_item,
+    clean_key,
     measure_item,
 )
 from accession.run.batches import READ_BYTES, READ_KEYS
@@ -94,15 +95,15 @@ class Reconciler:
         else:
             self._put(entry.old_key, prepared, entry)
 
-    def reject(self, old_key: Any, reject: Reject, reason: str, recorded: Recorded | None) -> None:
+    def reject(self, old_key: Any, reject: Reject, recorded: Recorded | None) -> None:
         """Reject a row that cannot be migrated. With `recorded`, its item was migrated earlier and stays as it is."""
-        shown = old_key if type(old_key) in (int, float, type(None)) else str(old_key).encode(errors="replace").decode()
+        shown = clean_key(old_key)
         self.counts["rejected"] += 1
         if recorded is not None:
             self._add(keep_entry(old_key, recorded, "held_reject", latest=1))
-        self.rejects.append(RejectedRow(shown, reject.column, reason, int(recorded is not None)))
+        self.rejects.append(RejectedRow(shown, reject.column, str(reject), int(recorded is not None)))
         new_id = recorded.new_id if recorded is not None else None
-        self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reason}")))
+        self.parts.add("reject", encode_change(Change("reject", new_id, shown, reason=f"{reject.column}: {reject}")))
 
     def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
         """Decide about an item of a row that is gone or became another thing. We delete only items that we wrote."""
@@ -195,7 +196,7 @@ class Reconciler:
         try:
             merged = self.builder.merge(pending.prepared, foreign if keeps_foreign else {})
         except Reject as reject:
-            self.reject(pending.old_key, reject, str(reject), recorded)
+            self.reject(pending.old_key, reject, recorded)
             return
         row_checksum = pending.prepared.checksum if merged.checksum != pending.prepared.checksum else None
         self.counts["updated"] += 1

@@ -99,13 +99,14 @@ class Run(RunContext):
     # Nothing is written to DynamoDB yet
 
     def stage(self, entity: str, id_maps: Lookup[str, str] | None = None) -> StagedEntity:
-        """Write the ID map and the change set of one entity. Its parents are staged already.
+        """Write the ID map and the change set of one entity, and of its whole group. Their parents are staged already.
 
-        `id_maps` has the S3 address of each parent's ID map. If it is not given, the addresses are looked up.
+        `id_maps` has the S3 address of the ID map of each parent. If it is not given, the addresses are looked up.
         """
         self._expect_mapping()
         if id_maps is None:
-            id_maps = {parent: self.folder.load_staged(parent).id_map for parent in self.mapping.parents[entity]}
+            parents = self.mapping.find_group_parents(entity)
+            id_maps = {parent: self.folder.load_staged(parent).id_map for parent in parents}
         return stage_entity(self, entity, id_maps)
 
     def plan(self) -> Plan:

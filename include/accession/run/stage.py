@@ -1,55 +1,39 @@
 """Stage: read the snapshot, make and check every item, compare it with the head, and write ID map and change set.
 
-One SQL statement joins each row with the new ids of its parents and with the head's record for its key, so memory does
-not grow with the number of rows. From the second run on, items that are about to be changed or created are read from
-the target with strong consistency. An item that is found there is the before image, or a conflict.
+From the second run on, items that are about to be changed or created are read from the target with strong consistency.
+An item that is found there is the before image, or a conflict.
+
+The entities of a group are staged together, by the task of its first one, after a survey of all their rows.
 """
 
-import sqlite3
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from accession.artifacts import (
     Counts,
-    Entry,
     Part,
     PartWriter,
     RunFolder,
     StagedEntity,
-    attach,
     compare_rejects,
     copy_tombstones,
-    count_entries,
     create_id_map,
     finish_id_map,
     has_changed,
-    mark_conflicts,
     open_id_map,
     sample_keys,
 )
 from accession.digest import hash_file
 from accession.errors import RefusedError
-from accession.items import (
-    Converted,
-    ItemBuilder,
-    ItemKey,
-    Orphan,
-    Reject,
-    RowKey,
-    Table,
-    find_key_schemas,
-    is_unicode,
-    join_key,
-    show_key,
-)
+from accession.items import Reject, RowKey
 from accession.progress import Progress
 from accession.run.context import RunContext
-from accession.run.match import Match, Recorded, Same, match_kept, match_recorded
 from accession.run.reconcile import Reconciler
-from accession.run.staging_query import StagingQuery, find_affinities
+from accession.run.source_rows import SourceRows
+from accession.run.survey import Survey, Surveyed
 from accession.source import explaining, open_snapshot
 from accession.target import load_state
 
@@ -57,7 +41,8 @@ SAMPLED_KEYS = 100  # of each entity; a later run that finds no change in the so
 
 
 def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> StagedEntity:
-    """Write the ID map and the change set of one entity. `id_maps` has the S3 address of each parent's map.
+    """Write the ID map and the change set of one entity, and of its whole group. `id_maps` has the S3 address of the
+    map of each parent outside the group.
 
     Safe to repeat: the result of an earlier attempt is used again. Nothing is written to DynamoDB. Raises RefusedError
     if this run has the target open.
@@ -69,15 +54,12 @@ def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> Stag
     if state is not None and state.open is not None and state.open.run == run.name:
         raise RefusedError(f"Run {run.name} has the target open: it cannot be staged again. Resume or undo it.")
     if run.manifest.unchanged and run.head is not None:
-        staged = _repeat_head(run.head, name)
-    else:
-        with (
-            tempfile.TemporaryDirectory(prefix="accession-") as folder,
-            explaining(run.manifest.source),
-            _Stager(run, name, Path(folder)) as stager,
-        ):
-            staged = stager.stage(id_maps)
-    run.store.claim(run.folder.path_of_staged(name), staged.dump())
+        run.store.claim(run.folder.path_of_staged(name), _repeat_head(run.head, name).dump())
+        return run.folder.load_staged(name)
+    with tempfile.TemporaryDirectory(prefix="accession-") as folder, explaining(run.manifest.source):
+        staging = _stage_group if run.mapping.needs_survey(name) else _stage_alone
+        for staged in staging(run, name, id_maps, Path(folder)):
+            run.store.claim(run.folder.path_of_staged(staged.entity), staged.dump())
     return run.folder.load_staged(name)
 
 
@@ -110,17 +92,94 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
     )
 
 
-class _Stager:
-    """Stage one entity in a folder of its own. Its files are open until the `with` block ends."""
+def _stage_alone(run: RunContext, name: str, id_maps: Mapping[str, str], folder: Path) -> list[StagedEntity]:
+    """Stage an entity whose parents are all staged. Its parts are uploaded as they are written."""
+    with SourceRows(run, name, folder, id_maps) as rows, _Stager(rows) as stager:
+        stager.stage()
+        return [stager.publish()]
 
-    def __init__(self, run: RunContext, name: str, folder: Path) -> None:
-        self.run, self.store, self.name, self.folder = run, run.store, name, folder
-        self.entity = run.mapping.entities[name]
-        self.keys = len(self.entity.source.keys)
-        self.width = self.keys + len(self.entity.columns) + len(self.entity.references)
-        self.shares_identity = True
-        self.attributes = set(self.entity.attributes)  # those that we write, in this run and in earlier ones
-        self.files = ExitStack()
+
+def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder: Path) -> list[StagedEntity]:
+    """Stage the group of an entity. Nothing is uploaded before all of it is staged."""
+    group = run.mapping.find_group(name)
+    with closing(open_snapshot(run.folder.fetch_backup(run.manifest, folder))) as snapshot:
+        encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
+    with Survey(folder / "survey.db", group, encoding) as survey, ExitStack() as files:
+        members = [files.enter_context(SourceRows(run, member, folder, id_maps, survey)) for member in group]
+        _survey_rows(survey, members)
+        while True:
+            with ExitStack() as attempt:
+                stagers = [attempt.enter_context(_Stager(rows)) for rows in members]
+                for stager in stagers:
+                    stager.stage()
+                late = {stager.name: stager.late for stager in stagers if stager.late}
+                if not late:
+                    return [stager.publish() for stager in stagers]
+            # Their items are larger than the survey could know. Each turn rejects at least one row more.
+            for member, old_keys in late.items():
+                survey.reject(member, old_keys)
+            _spread_rejects(survey, members)
+
+
+def _survey_rows(survey: Survey, members: list[SourceRows]) -> None:
+    """Find the keys and the rejects of all rows of a group."""
+    for rows in members:
+        survey.create_map(rows.entity.name, rows.query.find_key_affinities())
+    unknown = set(survey.members)
+    for rows in members:
+        survey.add(rows.entity.name, _survey(rows, frozenset(unknown)))
+        unknown.remove(rows.entity.name)
+    for rows in members:
+        for name, _ in rows.list_links():
+            orphans = (link.old_key for link in rows.read_links(name) if link.parent_key is None)
+            survey.reject(rows.entity.name, orphans)
+    _spread_rejects(survey, members)
+
+
+def _survey(rows: SourceRows, unknown: frozenset[str]) -> Iterator[Surveyed]:
+    progress = Progress(f"survey {rows.entity.name}", rows.count, "rows")
+    for row in rows.read(guessed=unknown):
+        held = row.held.new_id if row.held is not None else None
+        try:
+            entry = rows.make(row).entry
+            yield Surveyed(entry.old_key, entry.new_id, held, is_valid=True)
+        except Reject:
+            yield Surveyed(row.old_key, held, held, is_valid=False)
+        progress.add(1)
+    progress.finish()
+
+
+def _spread_rejects(survey: Survey, members: list[SourceRows]) -> None:
+    """Reject the rows of a group that refer to rejected ones."""
+    if survey.has_removed:
+        for rows in members:
+            for name, parent in rows.list_links():
+                survey.add_links(rows.entity.name, parent, rows.read_links(name))
+        survey.spread()
+
+
+class _Stager:
+    """Stage the rows of one entity: write its ID map and its change set. Files are open until the `with` block ends.
+
+    In a group, `late` has the keys of rows that the survey took for valid and that were rejected.
+    """
+
+    def __init__(self, rows: SourceRows) -> None:
+        self.rows, self.run, self.name, self.folder = rows, rows.run, rows.entity.name, rows.folder
+        self.survey = rows.survey
+        self.started = self.run.host.timestamp()
+        self.read_units = 0.0
+        self.late: list[RowKey] = []
+        self.kept: list[tuple[Part, Path]] = []  # the parts of a group, which are uploaded last
+        self.map_file = self.folder / f"{self.name}.db"
+        with ExitStack() as opening:
+            encoding = rows.snapshot.execute("PRAGMA encoding").fetchone()[0]
+            affinities = rows.query.find_key_affinities()
+            self.id_map = opening.enter_context(closing(create_id_map(self.map_file, affinities, encoding)))
+            file, most = self.folder / f"{self.name}.jsonl.gz", self.run.params.rows_per_part
+            self.parts = opening.enter_context(PartWriter(file, most, rows.most_lines, self._take_part))
+            self.files = opening.pop_all()
+        self.reconciler = Reconciler(self.run, rows.builder, self.id_map, self.parts, rows.attributes, rows.table)
 
     def __enter__(self) -> Self:
         return self
@@ -128,162 +187,64 @@ class _Stager:
     def __exit__(self, *error: object) -> None:
         self.files.close()
 
-    def stage(self, id_maps: Mapping[str, str]) -> StagedEntity:
+    def _take_part(self, part: Part, file: Path) -> None:
+        if self.survey is None:
+            self.run.store.upload(self.run.folder.path_of_part(self.name, part), file)
+        else:
+            self.kept.append((part, file.rename(self.folder / f"{self.name}-{part.name}")))
+
+    def stage(self) -> None:
         """Stage all rows, then the records of the head that have no row in the source."""
-        started = self.run.host.timestamp()
         units_before = self.run.dynamodb.consumed_read_units
-        head = self._fetch_head()
-        self.snapshot = self._open_snapshot(id_maps, head)
-        self.query = StagingQuery(self.snapshot, self.run.mapping, self.entity)
-        schemas = find_key_schemas(self.run.mapping, find_affinities(self.snapshot, self.run.mapping))
-        self.builder = ItemBuilder(self.entity, self.run.mapping, schemas, self.run.manifest.namespace)
-        table = Table(self.run.name_table(self.name), self.builder.key)
-        rows = self.query.count_rows()
-        map_file = self.folder / f"{self.name}.db"
-        id_map = self._create_id_map(map_file)
-        parts = self._open_parts(rows + (count_entries(head) if head else 0))
-        self.reconciler = Reconciler(self.run, self.builder, id_map, parts, self.attributes, table)
-        self._stage_rows(rows, head is not None)
+        progress = Progress(f"stage {self.name}", self.rows.count, "rows")
+        for row in self.rows.read():
+            try:
+                made = self.rows.make(row)
+            except Reject as reject:
+                self.reconciler.reject(row.old_key, self.rows.explain(row, reject), row.held)
+                if self.survey is not None and not row.repeats and self.survey.is_valid(self.name, row.old_key):
+                    self.late.append(row.old_key)
+            else:
+                self.reconciler.counts["adjusted"] += made.adjusted
+                self.reconciler.add(made.match, made.entry, made.prepared)
+            progress.add(1)
+        for old_key, recorded, latest in self.rows.read_gone():
+            self.reconciler.add_gone(old_key, recorded, latest)
+        progress.finish()
         self.reconciler.close()
-        if head is not None and self.entity.new_id is not None:
-            copy_tombstones(id_map, head)
-        samples = sample_keys(id_map, SAMPLED_KEYS)
-        finish_id_map(id_map)
-        digest = hash_file(map_file)
+        self.closed = self.parts.close()
+        self.read_units = self.run.dynamodb.consumed_read_units - units_before
+
+    def publish(self) -> StagedEntity:
+        """Upload the ID map, and the parts that are not uploaded yet. Return the result of staging."""
+        rows, head = self.rows, self.rows.head
+        if head is not None and rows.entity.new_id is not None:
+            copy_tombstones(self.id_map, head)
+        samples = sample_keys(self.id_map, SAMPLED_KEYS)
+        finish_id_map(self.id_map)
+        for part, file in self.kept:
+            self.run.store.upload(self.run.folder.path_of_part(self.name, part), file)
+        digest = hash_file(self.map_file)
         map_path = self.run.folder.path_of_id_map(self.name, digest)
-        self.store.upload(map_path, map_file)
-        closed = parts.close()
+        self.run.store.upload(map_path, self.map_file)
         return StagedEntity(
             entity=self.name,
-            table=table.name,
-            key=table.key,
-            kept=self.entity.new_id is None,
+            table=rows.table.name,
+            key=rows.table.key,
+            kept=rows.entity.new_id is None,
             counts=Counts(
-                source_rows=rows,
-                read_units=self.run.dynamodb.consumed_read_units - units_before,
+                source_rows=rows.count,
+                read_units=self.read_units,
                 **self.reconciler.counts,
             ),
-            rejects=compare_rejects(map_file, head),
-            identity=self.entity.identity,
-            attributes=tuple(sorted(self.attributes)),
+            rejects=compare_rejects(self.map_file, head),
+            identity=rows.entity.identity,
+            attributes=tuple(sorted(rows.attributes)),
             samples=samples,
-            records_changed=any(part.writes for part in closed) or has_changed(map_file, head),
-            id_map=self.store.uri(map_path),
+            records_changed=any(part.writes for part in self.closed) or has_changed(self.map_file, head),
+            id_map=self.run.store.uri(map_path),
             id_map_sha256=digest,
-            parts=closed,
-            started_at=started,
+            parts=self.closed,
+            started_at=self.started,
             ended_at=self.run.host.timestamp(),
         )
-
-    def _fetch_head(self) -> Path | None:
-        """Download the head's ID map, and mark the conflicts that its writers met."""
-        if self.run.head is None or self.name not in self.run.head.load_plan().entities:
-            return None
-        staged = self.run.head.load_staged(self.name)
-        self.shares_identity = bool(set(staged.identity) & set(self.entity.identity))
-        self.attributes |= set(staged.attributes)
-        head = self.store.download(self.store.path(staged.id_map), self.folder / "head.db", staged.id_map_sha256)
-        conflicts = self.run.head.find_write_conflicts(self.name)
-        mark_conflicts(head, ((one.key, bytes.fromhex(one.checksum) if one.checksum else None) for one in conflicts))
-        return head
-
-    def _open_snapshot(self, id_maps: Mapping[str, str], head: Path | None) -> sqlite3.Connection:
-        """Open the backup, with the parents' ID maps and the head's attached."""
-        backup = self.run.folder.fetch_backup(self.run.manifest, self.folder)
-        snapshot = self.files.enter_context(closing(open_snapshot(backup)))
-        for parent, uri in id_maps.items():
-            sha256 = self.run.folder.load_staged(parent).id_map_sha256
-            file = self.store.download(self.store.path(uri), self.folder / f"parent_{parent}.db", sha256)
-            attach(snapshot, file, f"map_{parent}")
-        if head is not None:
-            attach(snapshot, head, "head")
-        return snapshot
-
-    def _create_id_map(self, file: Path) -> sqlite3.Connection:
-        encoding = self.snapshot.execute("PRAGMA encoding").fetchone()[0]
-        affinities = self.query.find_key_affinities()
-        return self.files.enter_context(closing(create_id_map(file, affinities, encoding)))
-
-    def _open_parts(self, lines: int) -> PartWriter:
-        """Open the change set, which has at most `lines` lines."""
-        file, rows = self.folder / f"{self.name}.jsonl.gz", self.run.params.rows_per_part
-        return self.files.enter_context(PartWriter(file, rows, lines, self._upload_part))
-
-    def _upload_part(self, part: Part, file: Path) -> None:
-        self.store.upload(self.run.folder.path_of_part(self.name, part), file)
-
-    def _stage_rows(self, rows: int, has_head: bool) -> None:
-        progress = Progress(f"stage {self.name}", rows, "rows")
-        previous: tuple[RowKey, ...] = ()
-        for row in self.snapshot.execute(self.query.select_rows(has_head=has_head)):
-            values = row[: self.keys]
-            self._stage_row(
-                row, values, repeats=values == previous and list(map(type, values)) == list(map(type, previous))
-            )
-            previous = values
-            progress.add(1)
-        if has_head:
-            for old_key, *recorded, latest in self.snapshot.execute(self.query.select_gone()):
-                self.reconciler.add_gone(old_key, Recorded(*recorded), latest)
-        progress.finish()
-
-    def _stage_row(self, row: tuple[Any, ...], values: tuple[RowKey, ...], *, repeats: bool) -> None:
-        """Make the item of a row, match the row with the head's record, and reconcile it."""
-        width = self.width
-        recorded = Recorded(*row[width:]) if len(row) > width and row[width] is not None else None
-        try:
-            old_key = self._read_key(values)
-            if repeats:
-                raise Reject(self.entity.source.key_name, "the key occurs twice")
-            converted = self.builder.convert(row[self.keys : width])
-            match, key = self._match(recorded, converted, old_key)
-            first_seen = match.recorded.first_seen if type(match) is Same else self.run.manifest.started_at
-            prepared = self.builder.complete(converted, key, first_seen)
-        except Reject as reject:
-            is_held = recorded is not None and recorded.state != "tombstone" and not repeats
-            shown = values[0] if len(values) == 1 else show_key(values)
-            self.reconciler.reject(shown, reject, self._explain(reject), recorded if is_held else None)
-            return
-        if converted.adjusted:
-            self.reconciler.counts["adjusted"] += converted.adjusted
-        identity, checksum = converted.identity, prepared.checksum
-        entry = Entry(old_key, match.generation, 1, key, identity, checksum, None, first_seen, "live", 1)
-        self.reconciler.add(match, entry, prepared)
-
-    def _read_key(self, values: tuple[RowKey, ...]) -> int | str:
-        """Return the key of a row as one value. Raises Reject."""
-        if len(values) == 1:
-            [value] = values
-            if type(value) not in (int, str) or value == "":
-                raise Reject(self.entity.source.key_name, "the key is neither an integer nor text")
-            return value  # type: ignore[return-value]  # it is one of the two
-        if not all(type(value) in (int, str) for value in values):
-            raise Reject(self.entity.source.key_name, "a part of the key is neither an integer nor text")
-        texts = [value for value in values if isinstance(value, str)]
-        if not all(map(is_unicode, texts)):
-            raise Reject(self.entity.source.key_name, "the key is not valid Unicode")
-        if any("\0" in text for text in texts):  # SQLite's json_extract, which reads the ID map, would end there
-            raise Reject(self.entity.source.key_name, "a part of the key has a NUL character")
-        return join_key(values)
-
-    def _match(self, recorded: Recorded | None, converted: Converted, old_key: int | str) -> tuple[Match, ItemKey]:
-        """Return how a row matches the head's record, and the key of its item. Raises Reject."""
-        if self.entity.new_id is None:
-            key = self.builder.find_key(converted, old_key, 0)
-            return match_kept(recorded, key), key
-        match = match_recorded(recorded, converted.identity, shares_identity=self.shares_identity)
-        if type(match) is Same:
-            return match, match.recorded.new_id
-        return match, self.builder.find_key(converted, old_key, match.generation)
-
-    def _explain(self, reject: Reject) -> str:
-        """Return the reason of a reject. If the parent of an orphan was rejected, the reason says so."""
-        if not isinstance(reject, Orphan):
-            return str(reject)
-        if None in reject.old_key:
-            return f"{reject.column} is NULL, it must refer to a {reject.parent}"
-        if not all(is_unicode(value) for value in reject.old_key if isinstance(value, str)):
-            return str(reject)  # such a text cannot be bound in a query
-        if self.query.is_rejected(reject.reference, reject.old_key):
-            return f"{reject.column} {reject.shown} refers to a {reject.parent} that was rejected itself"
-        return str(reject)

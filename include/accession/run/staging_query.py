@@ -1,10 +1,12 @@
 """The SQL of staging. It reads rows and their records in key order, so that memory does not grow with their number.
 
-The snapshot is `main`; the parents' ID maps are attached as map_<entity>, and the head's ID map as `head`.
+The snapshot is `main`, and the head's ID map is attached as `head`.
 """
 
 import sqlite3
+from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from accession.artifacts import RESOLVING
 from accession.errors import SourceError
@@ -13,6 +15,7 @@ from accession.mapping import Entity, Mapping
 from accession.run.match import Recorded
 from accession.source import find_affinity, quote
 
+GUESS = "'0'"  # in place of a parent's key: as short as keys are, and also a number
 RECORDED = ", ".join(f"h.{field}" for field in Recorded._fields)
 
 
@@ -27,11 +30,21 @@ def read_affinities(snapshot: sqlite3.Connection, table: str) -> Affinities:
     return {name.lower(): find_affinity(declared) for name, declared in columns}
 
 
-class StagingQuery:
-    """The queries for one entity. A filtered entity is read through a view, which is made with the object."""
+class MapNames(NamedTuple):
+    """The names of the tables, as queries have them, of a parent's ID map or survey: its entries and its rejects."""
 
-    def __init__(self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity) -> None:
-        self.snapshot, self.mapping, self.entity = snapshot, mapping, entity
+    entries: str
+    rejects: str
+
+
+class StagingQuery:
+    """The queries for one entity, whose parents have their entries and rejects in `maps`. A filtered entity is read
+    through a view, which is made with the object."""
+
+    def __init__(
+        self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity, maps: AnyMapping[str, MapNames]
+    ) -> None:
+        self.snapshot, self.mapping, self.entity, self.maps = snapshot, mapping, entity, maps
         self.keys = [quote(column) for column in entity.source.keys]
         self.rows = _name_rows(snapshot, entity)
 
@@ -46,22 +59,41 @@ class StagingQuery:
         default = "INTEGER" if self.entity.source.has_rowid else ""
         return tuple(affinities.get(column.lower(), default) for column in self.entity.source.keys)
 
-    def select_rows(self, *, has_head: bool) -> str:
+    def select_rows(self, *, has_head: bool, guessed: frozenset[str] = frozenset()) -> str:
         """Return the query of all rows in key order: key, columns, keys of the parents, and the record of the head.
+
+        The keys of parents in `guessed` are not known yet: GUESS takes their place.
 
         The plus removes the affinity of a column, so that keys compare as the ID map declares them, and its index can
         be used for every row. SQLite's own foreign keys compare like this too, by the declaration of the parent.
         """
         columns = [f"s.{column}" for column in (*self.keys, *map(quote, self.entity.columns))]
         joins = []
-        for number, name in enumerate(self.entity.references):
-            columns.append(self._select_parent(number, name))
-            joins.append(self._join_parent(number, name))
+        for number, (name, parent) in enumerate(self.entity.references.items()):
+            if parent in guessed:
+                columns.append(f"iif({self._has_reference(name)}, {GUESS}, NULL)")
+            else:
+                columns.append(self._select_parent(number, name))
+                joins.append(self._join_parent(number, name))
         if has_head:
             columns.append(RECORDED)
             joins.append(f"LEFT JOIN head.id_map h ON {self._match_keys('h', self.keys, '+s.')} AND h.latest")
         order = ", ".join(f"s.{key}" for key in self.keys)
         return f"SELECT {', '.join(columns)} FROM {self.rows} s {' '.join(joins)} ORDER BY {order}"
+
+    def select_links(self, name: str) -> str:
+        """Return the query of a reference within the group, for each valid row that has one, as a `Link`."""
+        number = list(self.entity.references).index(name)
+        own = self.maps[self.entity.name].entries
+        return (
+            f"SELECT c.old_key, c.held NOT NULL, p{number}.old_key FROM {self.rows} s "
+            f"JOIN {own} c ON {self._match_keys('c', self.keys, '+s.')} AND c.state = 'live' "
+            f"{self._join_parent(number, name)} WHERE {self._has_reference(name)}"
+        )
+
+    def _has_reference(self, name: str) -> str:
+        """Return the condition that no column of a reference is NULL."""
+        return " AND ".join(f"s.{quote(column)} NOT NULL" for column in self.entity.attributes[name].columns)
 
     def _select_parent(self, number: int, name: str) -> str:
         """Return the expression of the parent's key, or of the part of it that the reference takes."""
@@ -76,7 +108,7 @@ class StagingQuery:
         parent = self.mapping.entities[self.entity.references[name]]
         columns = [quote(column) for column in attribute.columns]
         resolving = f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
-        join = f"LEFT JOIN map_{parent.name}.id_map p{number} ON "
+        join = f"LEFT JOIN {self.maps[parent.name].entries} p{number} ON "
         if attribute.by is None:
             return f"{join}{self._match_keys(f'p{number}', columns, '+s.')} {resolving}"
         # The parent's row is found by its other column, then its record by its key.
@@ -118,7 +150,7 @@ class StagingQuery:
                 return False
             values = found
         old_key = values[0] if len(values) == 1 else show_key(values)
-        query = f"SELECT 1 FROM map_{parent}.rejects WHERE old_key = ?"
+        query = f"SELECT 1 FROM {self.maps[parent].rejects} WHERE old_key = ?"
         return self.snapshot.execute(query, (old_key,)).fetchone() is not None
 
 
