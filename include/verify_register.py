@@ -33,8 +33,9 @@ MISFITS = """SELECT key, 'differs from the change set' FROM line LEFT JOIN id_ma
     AND (m.old_key IS NOT line.old_key OR m.state != line.state OR m.written != line.written OR checksum != sha256)
 UNION ALL SELECT new_id, 'has no line in the change set' FROM id_map m LEFT JOIN line ON key = new_id
     WHERE key IS NULL AND (m.written OR m.state IN ('kept_conflict', 'held_reject'))
-UNION ALL SELECT new_id, 'is not that of the head' FROM head.id_map h LEFT JOIN main.id_map m USING (new_id)
-    WHERE h.state != ? AND (m.old_key, m.generation, m.first_seen) IS NOT (h.old_key, h.generation, h.first_seen)"""
+UNION ALL SELECT h.new_id, 'is not that of the head' FROM head.id_map h LEFT JOIN main.id_map m USING (new_id)
+    WHERE (m.old_key, m.generation, m.first_seen) IS NOT (h.old_key, h.generation, h.first_seen) AND h.state != ?1
+    AND (m.old_key ISNULL OR m.old_key IS h.old_key OR ?1 = '')"""  # another row may take over a key that is kept
 TOTALS = """SELECT (SELECT count(*) FROM main.rejects), count(*) FILTER (WHERE state IN ('live', 'kept_conflict')),
     count(*) FILTER (WHERE state IN ('kept_conflict', 'kept_delete')) FROM main.id_map"""
 
@@ -246,8 +247,7 @@ class Target:
             if record["epoch"] in (None, self.state["epoch"]):  # one of an earlier epoch may not have counted
                 break
         holds &= all((record["epoch"] or 0) <= self.state["epoch"] for record in self.records.values())
-        manifest = self.load(f"runs/{self.open}/manifest.json")
-        holds &= not manifest or self.head in (self.open, manifest["parent"] or "")
+        holds &= not (m := self.load(f"runs/{self.open}/manifest.json")) or self.head in (self.open, m["parent"] or "")
         self.expect(holds, "state.json", "Its head, its seal or its epoch does not follow from the records.")
         ended = [run for run, end in self.ends.items() if end["status"] != "undone"]
         left = {run for run in ended if self.load(f"runs/{run}/report.json").get("is_open")}

@@ -489,7 +489,7 @@ class Auditor:
         for new_id, before in head.items():
             if kept and before.state == "tombstone":
                 continue
-            need(own[new_id][:3] == before[:3])
+            need(own[new_id][:3] == before[:3] or (kept and own[new_id].old_key != before.old_key))
         for new_id, entry in own.items():
             need(belongs(entry, by_key.get(new_id)))
             made = str(uuid.uuid5(namespace, f"{entity}/{entry.old_key}/{entry.generation}"))

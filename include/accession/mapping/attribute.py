@@ -110,9 +110,13 @@ class Attribute(StrictModel):
         if self.column is not None or self.default is not None or self.type not in ("string", "number"):
             raise FieldFault("value", "a template has the type string or number, and neither column nor default")
         try:
-            _ = self.template
+            template = self.template
         except ValueError as error:
             raise FieldFault("value", str(error)) from None
+        if template is not None and not template.placeholders:
+            raise FieldFault(
+                "value", 'the template names no column: write it as in "USER#{id}"; a constant is a default'
+            )
 
     def _check_options(self) -> None:
         for name, value in (self.model_extra or {}).items():

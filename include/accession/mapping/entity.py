@@ -71,28 +71,19 @@ class Entity(StrictModel):
                 raise ValueError(f"attributes.{part.name}: a key must be of one type, {list_words(_list_key_types())}")
         if self.source.has_rowid and not self.identity:
             raise ValueError("identity: is needed with the key rowid, since SQLite may give a row another one")
-        self._check_key_follows_row()
+        if self.new_id is None and not any(map(self.list_key_columns, self.key_parts)):
+            raise ValueError("target.key: all rows would have one key: make a part of it of source.key, or a new_id")
 
-    def _check_key_follows_row(self) -> None:
-        """Refuse a key that another row may have, or that changes while the row's key does not."""
-        keys = {column.lower() for column in self.source.keys}
-        alone: set[str] = set()  # columns of the source key that a part of the item's key gives back
+    @cached_property
+    def has_unique_key(self) -> bool:
+        """Whether two rows cannot have one key in the target: it has a new id, or each column of the source's key makes
+        a part of it alone."""
+        alone = set()
         for part in self.key_parts:
             columns = self.list_key_columns(part)
-            for column in columns:
-                if column.lower() not in keys:
-                    raise ValueError(
-                        f"target.key.{part.name}: {column} is not in source.key, so the key could change while the "
-                        f"row stays; take columns of the source's key ({self.source.key_name}), or a new_id"
-                    )
             if len(columns) == 1 and not (part.template and len(part.template.placeholders) > 1):
                 alone.add(columns[0].lower())
-        if self.new_id is None and alone != keys:
-            missing = [column for column in self.source.keys if column.lower() not in alone]
-            raise ValueError(
-                f"target.key: two rows could have one key, since no part of it is made of {list_words(missing, 'and')} "
-                "alone; give each column of source.key a part of its own, or the key a new_id"
-            )
+        return self.new_id is not None or alone >= {column.lower() for column in self.source.keys}
 
     def list_key_columns(self, part: KeyPart) -> tuple[str, ...]:
         """Return the source columns that a part of the item's key is made of; none for a new id."""

@@ -1,5 +1,6 @@
 """Keys in a mapping file: which columns identify a row, and what the key of its item is made of."""
 
+import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -100,9 +101,11 @@ class Target(StrictModel):
             for name, made in value.items():
                 if isinstance(made, str) and made not in (NEW_ID, KEEP):
                     try:
-                        parse_template(made)
+                        template = parse_template(made)
                     except ValueError as error:
                         raise ValueError(f"{name}: {error}; or one of {NEW_ID}, {KEEP} or {{column: …}}") from None
+                    if not template.placeholders and (near := difflib.get_close_matches(made, (NEW_ID, KEEP), n=1)):
+                        raise ValueError(f"{name}: {made} would be the key of all items; did you mean {near[0]}?")
         return value
 
     @cached_property

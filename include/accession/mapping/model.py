@@ -7,10 +7,14 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
+from accession.mapping.key import KeyPart
 from accession.validation import StrictModel, explain_unknown, list_words
 
 # sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
 MAX_PARENTS = 9
+
+
+NO_PART = KeyPart("")
 
 
 class Mapping(StrictModel):
@@ -75,12 +79,10 @@ class Mapping(StrictModel):
                              f"{list_words(parts)}")  # fmt: skip
         if attribute.part is not None and attribute.part not in parts:
             raise ValueError(explain_unknown(attribute.part, parts, f"{where}: part: {parent.name} has no such key"))
-        if parent.target.find_part(attribute.part).is_new_id and any(
-            name in child.list_sources(part) for part in child.key_parts
-        ):
+        if parent.target.find_part(attribute.part).is_new_id and child.target.parts.get(name, NO_PART).column:
             raise ValueError(
-                f"{where}: {parent.name} has new ids, and a row that takes another's place has another one, so the key "
-                f"of {child.name} cannot be made of it; keep the key of {parent.name}, or give {child.name} a new_id"
+                f"{where}: {parent.name} has new ids, so the old value cannot be kept as the key of {child.name}; "
+                f'write "{{@{name}}}" in place of keep for the new one, or keep the key of {parent.name}'
             )
 
     @cached_property
@@ -134,7 +136,8 @@ class Mapping(StrictModel):
     def needs_survey(self, name: str) -> bool:
         """Tell whether the keys and rejects of an entity's group must be known before any of it can be staged."""
         group = self.find_group(name)
-        return len(group) > 1 or name in self.entities[name].references.values()
+        entity = self.entities[name]
+        return len(group) > 1 or name in entity.references.values() or not entity.has_unique_key
 
     def find_group_parents(self, name: str) -> tuple[str, ...]:
         """Return the entities of other groups that any entity of this one's group refers to."""

@@ -31,6 +31,16 @@ class Template:
         """Return the placeholders."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Placeholder))
 
+    @property
+    def start(self) -> str:
+        """Return the literal text that all values begin with."""
+        return piece if self.pieces and isinstance(piece := self.pieces[0], str) else ""
+
+    @property
+    def end(self) -> str:
+        """Return the literal text that all values end with."""
+        return piece if self.pieces and isinstance(piece := self.pieces[-1], str) else ""
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that are named, each once."""
@@ -55,7 +65,4 @@ def parse_template(text: str) -> Template:
             )
         else:
             pieces.append({"{{": "{", "}}": "}"}.get(match[0], match[0]))
-    template = Template(text, tuple(pieces))
-    if not template.placeholders:
-        raise ValueError('the template names no column: write it as in "USER#{id}"; a constant is a default')
-    return template
+    return Template(text, tuple(pieces))

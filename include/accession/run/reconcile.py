@@ -35,6 +35,7 @@ from accession.items import (
 from accession.run.batches import READ_BYTES, READ_KEYS
 from accession.run.context import RunContext
 from accession.run.match import Match, Recorded, Replaced, Same
+from accession.run.table_keys import TableKeys
 
 BATCH_ENTRIES = 2000
 READ_UNIT_BYTES = 4096  # of a strongly consistent read (Developer Guide, "DynamoDB throughput capacity")
@@ -42,17 +43,24 @@ NEVER_WRITTEN = b"\0" * 32  # checksum of an item that was there before us and i
 
 
 class Pending(NamedTuple):
-    """A change that waits until its item is read from the target. `prepared` is None for a delete."""
+    """A change that waits until its item is read from the target. `prepared` is None for a delete.
+
+    `recorded` is the head's record of the item. With `takes_over` it is that of another row, which gave up the key.
+    """
 
     old_key: RowKey
     new_id: ItemKey
     entry: Entry
     recorded: Recorded | None
     prepared: Prepared | None
+    takes_over: bool = False
 
 
 class Reconciler:
-    """Decide about the rows of one entity. `close` must be called last: it decides the pending changes."""
+    """Decide about the rows of one entity. `close` must be called last: it decides the pending changes.
+
+    `keys` are those of its table, if one row can take over the key of another.
+    """
 
     def __init__(
         self,
@@ -62,9 +70,10 @@ class Reconciler:
         parts: PartWriter,
         attributes: set[str],
         table: Table,
+        keys: TableKeys | None = None,
     ) -> None:
         self.builder, self.dynamodb, self.id_map, self.parts = builder, run.dynamodb, id_map, parts
-        self.table = table
+        self.table, self.keys = table, keys
         self.ours = attributes | set(self.table.key.names)
         self.on_conflict, self.deletes = run.params.on_conflict, run.params.deletes
         # The tables of a first run are empty, unless the params allow items in them.
@@ -90,8 +99,10 @@ class Reconciler:
             return
         if type(match) is Replaced:
             self.add_gone(entry.old_key, match.recorded, 0)
-        if self.reads_target:
-            self._add_pending(Pending(entry.old_key, entry.new_id, entry, None, prepared))
+        former = self.keys.find_former(entry.new_id) if self.keys is not None else None
+        if former is not None or self.reads_target:
+            takes_over = former is not None
+            self._add_pending(Pending(entry.old_key, entry.new_id, entry, former, prepared, takes_over))
         else:
             self._put(entry.old_key, prepared, entry)
 
@@ -107,6 +118,10 @@ class Reconciler:
 
     def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
         """Decide about an item of a row that is gone or became another thing. We delete only items that we wrote."""
+        if self.keys is not None and (taker := self.keys.find_taker(recorded.new_id)):
+            if taker != self.builder.entity.name:  # one map has one entry for a key
+                self._add(keep_entry(old_key, recorded, "tombstone", latest))
+            return
         if recorded.checksum == NEVER_WRITTEN:
             self._add(keep_entry(old_key, recorded, "tombstone", latest))
         elif self.deletes == "keep":
@@ -146,7 +161,8 @@ class Reconciler:
             self.counts["unchanged"] += 1
             self._add(pending.entry._replace(written=0))
             return
-        expected = recorded.checksum if recorded is not None else None
+        is_put = pending.takes_over and before is None
+        expected = recorded.checksum if recorded is not None and not is_put else None
         is_conflict = current != expected
         if is_conflict:
             self.counts["conflicts"] += 1
@@ -165,7 +181,7 @@ class Reconciler:
         reason = (
             "deleted in the target since we wrote it" if before is None else "changed in the target since we wrote it"
         )
-        if pending.recorded is None:
+        if pending.recorded is None or pending.takes_over:
             reason = "already in the target, and not ours"
             entry = pending.entry._replace(checksum=NEVER_WRITTEN, state="kept_conflict", written=0)
         else:
@@ -192,6 +208,7 @@ class Reconciler:
         assert pending.prepared is not None
         recorded = pending.recorded
         keeps_foreign = is_conflict or (recorded is not None and recorded.row_checksum is not None)
+        keeps_foreign = keeps_foreign and not pending.takes_over
         foreign = {name: value for name, value in before.items() if name not in self.ours}
         try:
             merged = self.builder.merge(pending.prepared, foreign if keeps_foreign else {})

@@ -7,7 +7,7 @@ The entities of a group are staged together, by the task of its first one, after
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
@@ -34,6 +34,7 @@ from accession.run.context import RunContext
 from accession.run.reconcile import Reconciler
 from accession.run.source_rows import SourceRows
 from accession.run.survey import Survey, Surveyed
+from accession.run.table_keys import TableKeys
 from accession.source import explaining, open_snapshot
 from accession.target import load_state
 
@@ -106,10 +107,12 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
     with Survey(folder / "survey.db", group, encoding) as survey, ExitStack() as files:
         members = [files.enter_context(SourceRows(run, member, folder, id_maps, survey)) for member in group]
-        _survey_rows(survey, members)
+        tables = {rows.table.name: [other for other in members if other.table == rows.table] for rows in members}
+        keys = {name: files.enter_context(TableKeys(survey, sharing)) for name, sharing in tables.items()}
+        _survey_rows(survey, members, keys.values())
         while True:
             with ExitStack() as attempt:
-                stagers = [attempt.enter_context(_Stager(rows)) for rows in members]
+                stagers = [attempt.enter_context(_Stager(rows, keys[rows.table.name])) for rows in members]
                 for stager in stagers:
                     stager.stage()
                 late = {stager.name: stager.late for stager in stagers if stager.late}
@@ -121,7 +124,7 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
             _spread_rejects(survey, members)
 
 
-def _survey_rows(survey: Survey, members: list[SourceRows]) -> None:
+def _survey_rows(survey: Survey, members: list[SourceRows], tables: Iterable[TableKeys]) -> None:
     """Find the keys and the rejects of all rows of a group."""
     for rows in members:
         survey.create_map(rows.entity.name, rows.query.find_key_affinities())
@@ -129,6 +132,9 @@ def _survey_rows(survey: Survey, members: list[SourceRows]) -> None:
     for rows in members:
         survey.add(rows.entity.name, _survey(rows, frozenset(unknown)))
         unknown.remove(rows.entity.name)
+    for keys in tables:
+        if keys.can_collide:
+            survey.reject_collisions(keys.members)
     for rows in members:
         for name, _ in rows.list_links():
             orphans = (link.old_key for link in rows.read_links(name) if link.parent_key is None)
@@ -164,7 +170,7 @@ class _Stager:
     In a group, `late` has the keys of rows that the survey took for valid and that were rejected.
     """
 
-    def __init__(self, rows: SourceRows) -> None:
+    def __init__(self, rows: SourceRows, keys: TableKeys | None = None) -> None:
         self.rows, self.run, self.name, self.folder = rows, rows.run, rows.entity.name, rows.folder
         self.survey = rows.survey
         self.started = self.run.host.timestamp()
@@ -179,7 +185,7 @@ class _Stager:
             file, most = self.folder / f"{self.name}.jsonl.gz", self.run.params.rows_per_part
             self.parts = opening.enter_context(PartWriter(file, most, rows.most_lines, self._take_part))
             self.files = opening.pop_all()
-        self.reconciler = Reconciler(self.run, rows.builder, self.id_map, self.parts, rows.attributes, rows.table)
+        self.reconciler = Reconciler(self.run, rows.builder, self.id_map, self.parts, rows.attributes, rows.table, keys)
 
     def __enter__(self) -> Self:
         return self

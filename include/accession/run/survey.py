@@ -207,6 +207,11 @@ class Survey:
                 self._db.execute(f"INSERT INTO rejects_{number} {removed}")
         self._db.executescript("DELETE FROM links; DELETE FROM removed;")
 
+    def has_key(self, member: str, key: ItemKey) -> bool:
+        """Tell whether a valid row of a member has a key in the target."""
+        query = f"SELECT 1 FROM map_{self.members[member]} WHERE new_id = ? AND state = 'live'"
+        return self._db.execute(query, (key,)).fetchone() is not None
+
     def is_valid(self, member: str, old_key: RowKey) -> bool:
         """Tell whether a row can be migrated, as far as the survey knows."""
         query = f"SELECT 1 FROM map_{self.members[member]} WHERE old_key = ? AND state = 'live'"
