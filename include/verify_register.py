@@ -170,8 +170,7 @@ class Target:
         cutoff = f"{datetime.now(UTC) - timedelta(days=30):%Y%m%dT%H%M%SZ}"
         for path in sorted(self.listed.keys() - self.files):
             made = max(str(record["run"]) for record in self.records.values() if path in record["artifacts"])
-            is_expired = path.startswith("backups/") and made < cutoff
-            self.expect(is_expired, path, f"It is missing; the register lists it as {self.listed[path]}.")
+            self.expect(path.startswith("backups/") and made < cutoff, path, f"It is missing, was {self.listed[path]}.")
 
     def check_run(self, base: str, manifest: Json) -> None:
         """Compare the documents of a run with each other, with its record, its change set and its ID maps."""
@@ -263,20 +262,21 @@ class Target:
         while run and not (proof := self.load(f"runs/{run}/verification/{entity}.json")):
             run = self.load(f"runs/{run}/manifest.json")["parent"]
         problems, path = dict[str, str](), proof.get("problems") or f"runs/{run}/verification/{entity}.jsonl.gz"
-        known = {one["key"] for one in (self.read_lines(path) if proof else ())}  # as the application has them
+        known, live = {one["key"] for one in (self.read_lines(path) if proof else ())}, dict[str, Any]()
         key = index.get("key") or {"names": [*self.key_names[entity]], "types": ["S"]}
-        with closing(sqlite3.connect(self.map_uri(index), uri=True)) as db:
-            query = "SELECT new_id, iif(state = 'live', checksum, NULL) FROM id_map WHERE state != 'tombstone'"
-            live = dict(db.execute(query))
-        paths = (str(path.resolve()) for path in sorted(folder.rglob("*.json.gz")))
-        for item in (line["Item"] for path in paths for line in self.read_lines(path)):
+        mates = [self.load(p) for p in self.files if re.fullmatch(rf"runs/{self.head}/changes/[^/]+/index\.json", p)]
+        query = "SELECT new_id, iif(state = 'live', checksum, NULL) FROM id_map WHERE state != 'tombstone'"
+        for mate in (mate for mate in mates if mate["table"] == index["table"]):  # they share it
+            with closing(sqlite3.connect(self.map_uri(mate), uri=True)) as db:
+                live |= dict(db.execute(query))
+        for item in (line["Item"] for f in folder.rglob("*.json.gz") for line in self.read_lines(str(f.resolve()))):
             texts = [canonical(item[name])[kind] for name, kind in zip(key["names"], key["types"], strict=True)]
             name = texts[0] if len(texts) == 1 else json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
             wanted = live.pop(name, b"")
             if wanted not in (None, hashlib.sha256(canonical_json(item)).digest()) and name not in known:
                 problems[name] = "different" if wanted else "not ours"
         problems |= dict.fromkeys(sorted({key for key, checksum in live.items() if checksum} - known), "missing")
-        self.expect(not problems, f"export of {entity}", f"{len(problems):,} differ: {[*problems.items()][:3]}.")
+        self.expect(not problems, f"export of {entity}", f"{len(problems):,} differ: {sorted(problems.items())[:3]}.")
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ def create_tables(client: Any, mapping: Mapping, source: Path, environment: str)
     """Create the tables of a mapping, and return the keys of its entities."""
     with closing(sqlite3.connect(source)) as db:
         schemas = find_key_schemas(mapping, find_affinities(db, mapping))
-    for name in mapping.entities:
+    for name in (name for name in mapping.entities if mapping.find_table_mates(name)[0] == name):
         client.create_table(**define_table(mapping, name, schemas, environment))
     return schemas
 

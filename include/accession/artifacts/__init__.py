@@ -31,12 +31,13 @@ from accession.artifacts.id_map import (
     has_changed,
     list_rejects,
     mark_conflicts,
+    merge_id_maps,
     open_id_map,
     sample_keys,
 )
 from accession.artifacts.manifest import Manifest, SnapshotRef
 from accession.artifacts.plan import EntityPlan, Plan
-from accession.artifacts.report import GOOD, Amount, EntityReport, Report, SourceAtEnd, Status, Step
+from accession.artifacts.report import GOOD, Amount, EntityReport, Report, SourceAtEnd, Status, Step, TableReport
 from accession.artifacts.rollback import Rollback, Undone
 from accession.artifacts.run_folder import RunFolder
 from accession.artifacts.s3 import client_config, fetch_object, peek_object, place_object
@@ -76,6 +77,7 @@ __all__ = [
     "Step",
     "Store",
     "TableLimit",
+    "TableReport",
     "Undone",
     "Verification",
     "WriteConflict",
@@ -97,6 +99,7 @@ __all__ = [
     "list_environments",
     "list_rejects",
     "mark_conflicts",
+    "merge_id_maps",
     "open_id_map",
     "parse_attempts",
     "peek_object",

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from accession.artifacts.document import Document
 from accession.artifacts.manifest import SnapshotRef
 
@@ -31,6 +33,13 @@ class EntityReport(Document):
     unexpected: int = 0
 
 
+class TableReport(Document):
+    """A table: its entities, and the number of items that no run of ours wrote."""
+
+    entities: tuple[str, ...]
+    unexpected: int
+
+
 class Amount(Document):
     """An amount as planned, and as DynamoDB charged it. It leaves out killed attempts, whose consumption is unknown."""
 
@@ -57,6 +66,7 @@ class Report(Document):
     reason: str | None
     snapshot: SnapshotRef
     entities: dict[str, EntityReport]
+    tables: dict[str, TableReport] = Field(default_factory=dict)  # 0.1.0 had a table for each entity
     rejects: dict[str, dict[str, int]]
     id_maps: dict[str, str]
     write_units: Amount

@@ -71,6 +71,16 @@ class KeyPart:
     column: str | None = None
     template: Template | None = None
 
+    @property
+    def start(self) -> str:
+        """Return the literal text that all values begin with."""
+        return self.template.start if self.template else ""
+
+    @property
+    def end(self) -> str:
+        """Return the literal text that all values end with."""
+        return self.template.end if self.template else ""
+
 
 AttributeName = Annotated[str, Field(min_length=1, max_length=255)]
 Made = Annotated[Annotated[Name, Tag(TEXT)] | Annotated[KeptColumn, Tag(BLOCK)], Discriminator(tell_kind)]

@@ -17,6 +17,21 @@ MAX_PARENTS = 9
 NO_PART = KeyPart("")
 
 
+def may_collide(one: Entity, other: Entity) -> bool:
+    """Tell whether rows of two entities could have one key in a table that they share. They cannot if a part of the key
+    begins or ends with different texts, as in "USER#{id}" and "BOOK#{id}"."""
+    if one.name == other.name or one.target.table != other.target.table:
+        return False
+    return all(
+        _overlap(mine.start, its.start) and _overlap(mine.end[::-1], its.end[::-1])
+        for mine, its in zip(one.key_parts, other.key_parts, strict=True)
+    )
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
 class Mapping(StrictModel):
     """One mapping file."""
 
@@ -39,6 +54,7 @@ class Mapping(StrictModel):
     def _check(self) -> "Mapping":
         if not self.entities:
             raise ValueError("entities: at least one is needed")
+        self._check_shared_tables()
         for name, entity in self.entities.items():
             for attribute, parent in entity.references.items():
                 where = f"entities.{name}.attributes.{attribute}"
@@ -57,11 +73,18 @@ class Mapping(StrictModel):
             most = MAX_PARENTS - int(self.needs_survey(name))
             if len(parents) > most:
                 raise ValueError(f"entities.{name}: refers to {len(parents)} entities, and at most {most} are possible")
-        tables = [entity.target.table for entity in self.entities.values()]
-        for table in tables:
-            if tables.count(table) > 1:
-                raise ValueError(f"entities: the table {table} is the target of more than one")
         return self
+
+    def _check_shared_tables(self) -> None:
+        first: dict[str, Entity] = {}
+        for name, entity in self.entities.items():
+            other = first.setdefault(entity.target.table, entity)
+            if other.target.keys != entity.target.keys:
+                raise ValueError(
+                    f"entities.{name}.target.key: the table {entity.target.table} has the key "
+                    f"{list_words(other.target.keys, 'and')} in {other.name}; give both the same attributes in "
+                    "that order, or a table each"
+                )
 
     def _check_reference(self, where: str, child: Entity, name: str) -> None:
         """Refuse a reference whose columns or part do not fit the parent's key."""
@@ -92,7 +115,8 @@ class Mapping(StrictModel):
 
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """The entities that are staged together, parents first: those that refer to each other in a circle.
+        """The entities that are staged together, parents first: those that refer to each other in a circle, and those
+        of one table whose keys could be the same.
 
         In a group, an entity stands before those whose key or identity is made of its key. Raises CycleError.
         """
@@ -112,14 +136,21 @@ class Mapping(StrictModel):
         return tuple(tuple(sorted(group, key=keys.index)) for group in order)
 
     def _reach(self, name: str) -> set[str]:
-        """Return the entities that one refers to, directly or through others; itself only if there is a circle."""
+        """Return the entities that one must follow, directly or through others; itself only if there is a circle."""
         reached: set[str] = set()
         waiting = [name]
         while waiting:
-            parents = set(self.entities[waiting.pop()].references.values()) - reached
-            reached |= parents
-            waiting += parents
+            entity = self.entities[waiting.pop()]
+            rivals = (other.name for other in self.entities.values() if may_collide(entity, other))
+            found = {*entity.references.values(), *rivals} - reached
+            reached |= found
+            waiting += found
         return reached
+
+    def find_table_mates(self, name: str) -> tuple[str, ...]:
+        """Return the entities that have the table of one, in the order of the groups."""
+        table = self.entities[name].target.table
+        return tuple(other for other in self.order if self.entities[other].target.table == table)
 
     def find_group(self, name: str) -> tuple[str, ...]:
         """Return the group of an entity."""

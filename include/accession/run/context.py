@@ -1,6 +1,6 @@
 """The context of a run: everything that its steps need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,10 +82,11 @@ class RunContext:
         )
 
     @contextmanager
-    def open_prover(self, entity: str) -> Iterator[DynamoDB]:
-        """Yield a connection that reads at most at the share of the params' cap that the proof of an entity has.
+    def open_prover(self, entities: Iterable[str]) -> Iterator[DynamoDB]:
+        """Yield a connection that reads at most at the share of the params' cap that the proof of a table has, which
+        holds these entities.
 
-        The entities are proved in parallel. Each has a share as large as its part of all bytes, so that together they
+        The tables are proved in parallel. Each has a share as large as its part of all bytes, so that together they
         keep to the cap, and end at about the same time.
         """
         cap = self.params.read_units_per_second
@@ -93,5 +94,5 @@ class RunContext:
             yield self.dynamodb
             return
         sizes = {name: self.folder.load_staged(name).counts.item_bytes + 1 for name in self.mapping.order}
-        with self.dynamodb.capped(cap * sizes[entity] / sum(sizes.values())) as dynamodb:
+        with self.dynamodb.capped(cap * sum(map(sizes.__getitem__, entities)) / sum(sizes.values())) as dynamodb:
             yield dynamodb

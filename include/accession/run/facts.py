@@ -1,6 +1,6 @@
 """The facts of a run: the artifacts in its folder, and the report that is made from them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from accession.artifacts import (
     SourceAtEnd,
     Status,
     Step,
+    TableReport,
     parse_attempts,
 )
 from accession.run.context import RunContext
@@ -82,6 +83,7 @@ class RunFacts:
     ) -> Report:
         """Return the report: numbers, times and prices of all steps, and the digest of every artifact."""
         manifest, plan = self.run.manifest, self.plan
+        entities = {name: self._report_entity(name) for name in self.run.mapping.order}
         steps = [*([preflight] if preflight else []), *self._list_steps()]
         write_units = sum(execution.write_units for _, execution in self.executions)
         write_units += self.rollback.write_units if self.rollback else 0
@@ -98,7 +100,8 @@ class RunFacts:
             status=status,
             reason=reason,
             snapshot=manifest.snapshot,
-            entities={name: self._report_entity(name) for name in self.run.mapping.order},
+            entities=entities,
+            tables=_add_tables(entities),
             rejects={name: staged.rejects for name, staged in self.staged.items()},
             id_maps={name: staged.id_map for name, staged in self.staged.items()},
             write_units=Amount(planned=plan.write_units if plan else 0, consumed=write_units),
@@ -164,6 +167,17 @@ class RunFacts:
                 known |= {run.folder.path_of_part(name, part): part.sha256 for part in staged.parts}
         unknown = {path: run.store.hash(path) or "" for path in self.paths if path not in known}
         return dict(sorted({**known, **unknown}.items()))
+
+
+def _add_tables(entities: Mapping[str, EntityReport]) -> dict[str, TableReport]:
+    """Return the results of each table. Of entities that share one, the first has the unexpected items."""
+    tables: dict[str, TableReport] = {}
+    for name, entity in entities.items():
+        found = tables.get(entity.table, TableReport(entities=(), unexpected=0))
+        tables[entity.table] = TableReport(
+            entities=(*found.entities, name), unexpected=found.unexpected + entity.unexpected
+        )
+    return tables
 
 
 class _Timed(Protocol):
