@@ -30,7 +30,7 @@ STORED: dict[str, tuple[type[BaseModel], ...]] = {
     "Progress": (execution.Execution, execution.TableLimit, execution.WriteConflict),
     "Verification": (verification.Verification, verification.Problem),
     "Rollback": (rollback.Rollback, rollback.Undone),
-    "Report": (report.Report, report.EntityReport, report.Amount, report.Step),
+    "Report": (report.Report, report.EntityReport, report.TableReport, report.Amount, report.Step),
 }
 MODELS = {heading: {name for model in models for name in model.model_fields} for heading, models in STORED.items()}
 OTHERS = {"Index": {field.name for field in fields(KeySchema)}, "Parts": set(change_set.Change._fields)}

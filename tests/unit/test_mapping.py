@@ -298,7 +298,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"entities__book__target__table": "Authors-{environment}"},
-        "the table Authors-{environment} is the target of more",
+        "entities.book.target.key: the table Authors-{environment} has the key author_id in author; give both the same",
     ),
     ({"entities__book__target__key": "title"}, "entities.book: attributes.title: this is the key"),
     *(
