@@ -27,7 +27,8 @@ from accession.items import (
 )
 from accession.run.context import RunContext
 from accession.run.match import Match, Recorded, Same, match_kept, match_recorded
-from accession.run.staging_query import MapNames, StagingQuery, find_affinities
+from accession.run.relation import find_affinities, make_relations
+from accession.run.staging_query import MapNames, StagingQuery
 from accession.run.survey import Link, Survey
 from accession.source import open_snapshot
 
@@ -83,6 +84,7 @@ class SourceRows:
             self.head = self._fetch_head()
             backup = folder / "backup.db" if survey is not None else run.folder.fetch_backup(run.manifest, folder)
             self.snapshot = opening.enter_context(closing(open_snapshot(backup)))
+            make_relations(self.snapshot, run.mapping, self.entity)
             self.query = StagingQuery(self.snapshot, run.mapping, self.entity, self._attach_maps(id_maps))
             schemas = find_key_schemas(run.mapping, find_affinities(self.snapshot, run.mapping))
             self.builder = ItemBuilder(self.entity, run.mapping, schemas, run.manifest.namespace)
