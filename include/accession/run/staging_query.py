@@ -27,8 +27,7 @@ class MapNames(NamedTuple):
 
 
 class StagingQuery:
-    """The queries for one entity, whose parents have their entries and rejects in `maps`. A filtered entity is read
-    through a view, which is made with the object."""
+    """The queries for one entity whose relations are made. Its parents have their entries and rejects in `maps`."""
 
     def __init__(
         self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity, maps: AnyMapping[str, MapNames]
