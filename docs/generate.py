@@ -115,15 +115,15 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
   disk, in SQLite's temporary folder (`SQLITE_TMPDIR` or `TMPDIR`). An edited child changes the item that it is embedded
   in, and no other. The rows that two runs find are compared by the key, which may be computed. A row whose key is NULL,
   or occurred before, is a reject.
-- **Its columns** have names of their own: `expression AS name`. The key, and a column that references find rows by, have
-  the affinity of the table's column or the CAST that they are; other values stay as they are. Collations are lost: texts
-  are compared byte by byte. The types of attributes come from the mapping.
-- **Order what has an order**, as the lines above: SQLite promises no order of what an aggregate collects, or of the rows
-  that a LIMIT takes.
+- **Its columns** have names of their own: `expression AS name`. The key, and a column that references find rows by,
+  have the affinity of the table's column or the CAST that they are; other values stay as they are. Collations are
+  lost: texts are compared byte by byte. The types of attributes come from the mapping.
+- **Order what has an order**, as the lines above: SQLite promises no order of what an aggregate collects, or of the
+  rows that a LIMIT takes.
 - **`where`** is a condition on each row of a table.
 - **Both may only read the source**, and must find the same in every run on the same source. `random()` and its like,
-  `CURRENT_TIMESTAMP`, and a date function without a date, with `'now'`, `'localtime'` or `'utc'` are refused, in views of
-  the source too. So are PRAGMA functions and the functions of full-text search, except MATCH.
+  `CURRENT_TIMESTAMP`, and a date function without a date, with `'now'`, `'localtime'` or `'utc'` are refused, in views
+  of the source too. So are PRAGMA functions and the functions of full-text search, except MATCH.
 """
 
 
