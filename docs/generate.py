@@ -39,7 +39,6 @@ NOTES = {
     "Entity.source": "Where the rows come from.",
     "Entity.target": "Where the items go.",
     "Entity.attributes": "Attributes of the item by name.",
-    "Source.table": "SQLite table.",
     "Target.table": "DynamoDB table. `{environment}` is replaced by the run's environment.",
 }
 
@@ -86,6 +85,45 @@ A table that keeps its keys, and a junction whose items are found by both of its
   of the parent's items has two attributes, `part` says which of them the reference takes.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
+"""
+
+QUERIES = """
+## Queries and conditions
+
+SQL says which rows there are, and what shape they have: joins, filters, computed values, embedded children.
+
+```yaml
+  invoice:
+    source:
+      key: id
+      query: |
+        SELECT i.id, i.total, c.name AS customer,
+               (SELECT json_group_array(json_object('track', l.track, 'price', l.price))
+                  FROM (SELECT * FROM line ORDER BY id) l WHERE l.invoice = i.id) AS lines
+          FROM invoice i JOIN customer c ON c.id = i.customer
+    target: {table: "Invoices-{environment}", key: {id: keep}}
+    attributes:
+      customer: {column: customer, type: string}
+      lines: {column: lines, type: json}
+  sale:
+    source: {table: line, key: id, where: "invoice IN (SELECT id FROM invoice WHERE paid)"}
+    target: {table: "Sales-{environment}", key: sale_id}
+    attributes: {track: {column: track, type: string}}
+```
+
+- **A query** is one SELECT without a semicolon. Each run executes it on the backup, and keeps its rows on the worker's
+  disk, in SQLite's temporary folder (`SQLITE_TMPDIR` or `TMPDIR`). An edited child changes the item that it is embedded
+  in, and no other. The rows that two runs find are compared by the key, which may be computed. A row whose key is NULL,
+  or occurred before, is a reject.
+- **Its columns** have names of their own: `expression AS name`. The key, and a column that references find rows by,
+  have the affinity of the table's column or the CAST that they are; other values stay as they are. Collations are
+  lost: texts are compared byte by byte. The types of attributes come from the mapping.
+- **Order what has an order**, as the lines above: SQLite promises no order of what an aggregate collects, or of the
+  rows that a LIMIT takes.
+- **`where`** is a condition on each row of a table.
+- **Both may only read the source**, and must find the same in every run on the same source. `random()` and its like,
+  `CURRENT_TIMESTAMP`, and a date function without a date, with `'now'`, `'localtime'` or `'utc'` are refused, in views
+  of the source too. So are PRAGMA functions and the functions of full-text search, except MATCH.
 """
 
 
@@ -153,7 +191,7 @@ def write_mapping() -> str:
     lines += [
         "",
         "A column type may have options, which are keys of the attribute too.",
-        *KEYS_AND_REFERENCES.rstrip("\n").split("\n"),
+        *(KEYS_AND_REFERENCES.rstrip("\n") + "\n" + QUERIES.rstrip("\n")).split("\n"),
         "",
         "## Column types",
         "",

@@ -9,7 +9,7 @@ from typing import Any
 
 from accession.items import KeySchema, find_attribute_type, find_key_schemas
 from accession.mapping import Mapping
-from accession.run.staging_query import find_affinities
+from accession.run.relation import find_affinities
 from driver import Driver
 
 

@@ -1,8 +1,8 @@
 """Tell OpenLineage where the items of a run came from, if the deployment has the OpenLineage provider.
 
-The source is one dataset, the SQLite file, with its tables as nested fields: `user.email` is a column. Each table that
-the run changed is a dataset, named by its ARN, with the source column of each attribute. OpenLineage's naming rules
-have no DynamoDB; the names are made as those of AWS Glue are.
+The source is one dataset, the SQLite file, with its tables and the mapping's queries as nested fields: `user.email` is
+a column. Each table that the run changed is a dataset, named by its ARN, with the source column of each attribute.
+OpenLineage's naming rules have no DynamoDB; the names are made as those of AWS Glue are.
 """
 
 import logging
@@ -49,6 +49,10 @@ def _describe_source(mapping: "Mapping", place: str) -> Any:
         field(name=table, type="table", fields=[field(name=column) for column in columns])
         for table, columns in mapping.source_tables.items()
     ]
+    fields += [
+        field(name=mapping.entities[name].origin, type="query", fields=[field(name=column) for column in columns])
+        for name, columns in mapping.query_columns.items()
+    ]
     bucket, _, key = place.removeprefix("s3://").partition("/")
     namespace, name = (f"s3://{bucket}", key) if place.startswith("s3://") else ("file", place)
     return Dataset(namespace, name, facets={"schema": schema_dataset.SchemaDatasetFacet(fields=fields)})
@@ -65,7 +69,7 @@ def _describe_table(entity: "Entity", arn: str, source: Any) -> Any:
     field = column_lineage_dataset.InputField
     lineage = {
         name: column_lineage_dataset.Fields(
-            [field(source.namespace, source.name, f"{entity.source.table}.{column}") for column in named]
+            [field(source.namespace, source.name, f"{entity.origin}.{column}") for column in named]
         )
         for name, named in columns.items()
     }

@@ -16,7 +16,7 @@ from accession.errors import AccessionError, SourceError
 from accession.items import find_key_schemas
 from accession.mapping import load_mapping
 from accession.run import Run
-from accession.run.staging_query import find_affinities
+from accession.run.relation import find_affinities
 from conftest import Library
 from driver import Driver
 from second_auditor import find_damage

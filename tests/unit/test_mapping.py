@@ -99,6 +99,16 @@ def test_a_mapping_knows_its_order_its_columns_and_its_digest(tmp_path: Path) ->
     assert mapping.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_a_query_stands_in_the_place_of_a_table(tmp_path: Path) -> None:
+    data = yaml.safe_load(BOOKS)
+    data["entities"]["author"]["source"] = {"key": "ID", "query": "SELECT 1 AS id, 2 AS name, 3 AS nick"}
+    data["entities"]["book"]["attributes"]["author_id"]["references"] = {"entity": "author", "by": "nick"}
+    mapping = load_mapping(write(tmp_path, yaml.safe_dump(data, sort_keys=False)))
+    assert mapping.source_tables == {"book": ["id", "author", "title"]}
+    assert mapping.query_columns == {"author": ("ID", "name", "nick")}
+    assert [entity.origin for entity in mapping.entities.values()] == ["query of author", "book"]
+
+
 def test_children_stand_after_their_parents_wherever_the_file_puts_them(tmp_path: Path) -> None:
     data = yaml.safe_load(BOOKS)
     data["entities"] = dict(reversed(data["entities"].items()))
@@ -289,6 +299,17 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"entities__book__sauce": 1}, "entities.book.sauce: there is no such key; did you mean source? Known are source,"),
     ({"entities__book__name": "livre"}, "entities.book.name: there is no such key, book is the name"),
     ({"entities__book__source": None}, "entities.book.source: this key is missing"),
+    ({"entities__book__source__table": None}, "book.source.table: this key is missing; name a table, or give a query"),
+    ({"entities__book__source__query": "SELECT 1"}, "book.source.query: a source has a table or a query, not both"),
+    ({"entities__book__source__query": ""}, "entities.book.source.query: must not be empty"),
+    (
+        {"entities__book__source": {"key": "id", "query": "SELECT 1", "where": "id > 1"}},
+        "entities.book.source.where: only a table has it; write the condition into the query",
+    ),
+    (
+        {"entities__book__source": {"key": "rowid", "query": "SELECT 1"}},
+        "entities.book.source.key: a query has no rowid; name columns of the query that identify a row",
+    ),
     ({"entities__book__source__key": None}, "entities.book.source.key: this key is missing"),
     ({"entities__book__source__key": ""}, "entities.book.source.key: must not be empty"),
     ({"entities__book__target__table": "a b"}, "entities.book.target.table: must be letters, digits, _, . and -"),
@@ -360,7 +381,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"entities__book__source": b"x"},
-        "entities.book.source: must be a block with the keys table, key and where, but is bin",
+        "entities.book.source: must be a block with the keys table, query, key and where, but is binary",
     ),
     ({"entities__book__source__table": "a\ud800"}, "entities.book.source.table: is not valid Unicode; correct the esc"),
     ({f"{ATTRIBUTE}__type": "a\ud800"}, "a text in it is not valid Unicode: correct the escape \\ud800"),

@@ -25,13 +25,16 @@ class SnapshotRef(Document):
 class Manifest(Document):
     """`manifest.json`. `log_sequence` is the last record of the register when the run was named.
 
-    Version 0.1.0 stored neither that nor `auditor_sha256`, since it put no auditor into the bucket.
+    Version 0.1.0 stored neither that nor `auditor_sha256`, since it put no auditor into the bucket, nor on
+    what else its items depend: the version of SQLite, and the data of the mapping's time zone.
     """
 
     run: str
     mapping: str
     mapping_sha256: str
     transform_version: int
+    sqlite_version: str | None = None
+    timezone_sha256: str | None = None
     environment: str
     airflow_run_id: str
     triggered_by: str

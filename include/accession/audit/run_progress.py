@@ -117,7 +117,7 @@ def _watch_staging(traces: _Traces) -> list[Step]:
         Step(
             name,
             done=int(name in traces.staged),
-            note=f"{rows.get(mapping.entities[name].source.table, 0):,} rows",
+            note=f"{rows.get(table, 0):,} rows" if (table := mapping.entities[name].source.table) else "a query",
             parents=mapping.parents[name],
         )
         for name in mapping.order

@@ -222,6 +222,11 @@ class Entity(StrictModel):
         """The attributes that are keys of any index."""
         return frozenset(name for names in self.indexes.values() for name in names)
 
+    @property
+    def origin(self) -> str:
+        """Return where the rows come from, as people read it: the source's table, or "query of invoice"."""
+        return self.source.table or f"query of {self.name}"
+
     def table(self, environment: str) -> str:
         """Return the name of this entity's DynamoDB table in `environment`."""
         return self.target.table.replace("{environment}", environment)

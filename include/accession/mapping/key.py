@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from accession.mapping.template import Template, parse_template
-from accession.validation import BLOCK, LIST, TEXT, StrictModel, tell_kind
+from accession.validation import BLOCK, LIST, TEXT, FieldFault, StrictModel, tell_kind
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[
@@ -21,9 +21,12 @@ KEEP = "keep"
 
 
 class Source(StrictModel):
-    """The SQLite table an entity comes from."""
+    """The SQLite table, or the query on several, that an entity comes from."""
 
-    table: str = Field(min_length=1)
+    table: str | None = Field(None, min_length=1, description="SQLite table or view; either this or a query is needed")
+    query: str | None = Field(
+        None, min_length=1, description="SELECT that makes the rows, in place of a table: for joins, embedded children"
+    )
     key: Names = Field(
         description="column that identifies a row: unique, integer or text; or a list of columns; or rowid, for a "
         "table without a key, which needs an identity"
@@ -38,6 +41,19 @@ class Source(StrictModel):
         if isinstance(value, tuple) and len({column.lower() for column in value}) < len(value):
             raise ValueError("a column is listed twice")
         return value
+
+    @model_validator(mode="after")
+    def _check(self) -> "Source":
+        if self.query is None and self.table is None:
+            raise FieldFault("table", "this key is missing; name a table, or give a query")
+        if self.query is not None:
+            if self.table is not None:
+                raise FieldFault("query", "a source has a table or a query, not both")
+            if self.where is not None:
+                raise FieldFault("where", "only a table has it; write the condition into the query")
+            if self.has_rowid:
+                raise FieldFault("key", "a query has no rowid; name columns of the query that identify a row")
+        return self
 
     @cached_property
     def keys(self) -> tuple[str, ...]:

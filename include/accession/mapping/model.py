@@ -179,7 +179,22 @@ class Mapping(StrictModel):
         """Source table → columns that are read, for the check of the source."""
         tables: dict[str, dict[str, None]] = {}
         for entity in self.entities.values():
-            columns = tables.setdefault(entity.source.table, {})
-            keys = () if entity.source.has_rowid else entity.source.keys
-            columns.update(dict.fromkeys((*keys, *entity.columns)))
+            if entity.source.table is not None:
+                keys = () if entity.source.has_rowid else entity.source.keys
+                tables.setdefault(entity.source.table, {}).update(dict.fromkeys((*keys, *entity.columns)))
         return {table: list(columns) for table, columns in tables.items()}
+
+    @cached_property
+    def query_columns(self) -> dict[str, tuple[str, ...]]:
+        """Entity that has a query → columns that are read of its rows, each once."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, entity in self.entities.items():
+            if entity.source.query is not None:
+                read = (*entity.source.keys, *entity.columns, *self.list_found_by(name))
+                found[name] = tuple({column.lower(): column for column in reversed(read)}.values())[::-1]
+        return found
+
+    def list_found_by(self, name: str) -> tuple[str, ...]:
+        """Return the columns, other than the key, by which references find an entity's rows."""
+        attributes = (attribute for entity in self.entities.values() for attribute in entity.attributes.values())
+        return tuple(dict.fromkeys(a.by for a in attributes if a.parent == name and a.by))

@@ -1,8 +1,12 @@
 """Back up the source and name the run."""
 
+import hashlib
 import logging
 import tempfile
+from importlib.resources import files
 from pathlib import Path
+from sqlite3 import sqlite_version
+from zoneinfo import TZPATH
 
 from accession.artifacts import Manifest, RunFolder, SnapshotRef, Store, place_auditor
 from accession.conf import restore_params
@@ -58,6 +62,8 @@ def start_run(
             mapping=mapping.name,
             mapping_sha256=mapping.sha256,
             transform_version=TRANSFORM_VERSION,
+            sqlite_version=sqlite_version,
+            timezone_sha256=_hash_timezone(mapping.timezone),
             environment=params.environment,
             airflow_run_id=airflow_run_id,
             triggered_by=by,
@@ -85,13 +91,18 @@ def start_run(
 
 
 def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapshot: SnapshotRef, head: Manifest) -> bool:
-    """Tell whether snapshot, mapping, transforms and policies are those of the head, which kept nothing back."""
+    """Tell whether snapshot, mapping, transforms and policies are those of the head, which kept nothing back.
+
+    A head that does not say with which SQLite and time zone it was made counts as made with others.
+    """
     before = restore_params(head.run, head.params)
     same = (
         not params.seal  # a target is proved once more before it is sealed
         and snapshot.sha256 == head.snapshot.sha256
         and mapping.sha256 == head.mapping_sha256
         and head.transform_version == TRANSFORM_VERSION
+        and head.sqlite_version == sqlite_version
+        and head.timezone_sha256 == _hash_timezone(mapping.timezone)
         and all(getattr(params, name) == getattr(before, name) for name in POLICIES)
     )
     if not same:
@@ -101,3 +112,11 @@ def _is_unchanged(store: Store, mapping: Mapping, params: MigrateParams, snapsho
     plan, report = folder.load_plan(), folder.load_report()
     kept_back = any(entity.kept_back for entity in plan.entities.values())
     return not kept_back and not any(entity.conflicts for entity in report.entities.values())
+
+
+def _hash_timezone(name: str) -> str:
+    """Return the SHA-256 of a time zone's data, which `zoneinfo` reads from the system, or else from `tzdata`."""
+    places = (Path(folder, name) for folder in TZPATH)
+    found = next((place for place in places if place.is_file()), None)
+    data = found or files("tzdata.zoneinfo").joinpath(*name.split("/"))
+    return hashlib.sha256(data.read_bytes()).hexdigest()

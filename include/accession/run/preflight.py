@@ -12,8 +12,9 @@ from accession.items import KeySchema, find_attribute_type, find_key_schemas
 from accession.mapping import Entity, Mapping
 from accession.params import MigrateParams
 from accession.run.lineage import check_resumable, expect_entities
+from accession.run.relation import name_field
 from accession.run.table_owner import expect_owner
-from accession.source import check_source, lacks_wal
+from accession.source import check_queries, check_source, lacks_wal
 from accession.target import expect_state, load_state, refuse_if_taken
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def check_all(mapping: Mapping, params: MigrateParams, source: Path | None, stor
     schemas = None
     if source is not None:
         schemas = _check_source(mapping, source)
-        logger.info("source: it is sound and has %s", ", ".join(mapping.source_tables))
+        logger.info("source: it is sound and has %s", ", ".join(mapping.source_tables) or "what the queries name")
         if lacks_wal(source):
             logger.warning("source: it is in WAL mode without a -wal; if it was copied without it, rows are missing")
     store.probe()
@@ -43,14 +44,19 @@ def check_all(mapping: Mapping, params: MigrateParams, source: Path | None, stor
 
 def _check_source(mapping: Mapping, source: Path) -> dict[str, KeySchema]:
     """Check the source, and return the key of each entity's table as the columns are declared in it."""
-    keys = [(entity.source.table, entity.source.keys) for entity in mapping.entities.values()]
-    for entity in mapping.entities.values():
-        for name, parent in entity.references.items():
-            if by := entity.attributes[name].by:
-                keys.append((mapping.entities[parent].source.table, (by,)))
+    keys, queries = [], {}
+    for name, entity in mapping.entities.items():
+        if entity.source.table is not None:
+            found_by = ((column,) for column in mapping.list_found_by(name))
+            keys += [(entity.source.table, key) for key in (entity.source.keys, *found_by)]
+        elif entity.source.query is not None:
+            queries[name_field(entity)] = entity.source.query, mapping.query_columns[name]
     shapes = check_source(source, mapping.source_tables, keys)
+    described = check_queries(source, queries)
     affinities = {
         name: {column.lower(): found.affinity for column, found in shapes[entity.source.table].columns.items()}
+        if entity.source.table is not None
+        else described[name_field(entity)]
         for name, entity in mapping.entities.items()
     }
     return find_key_schemas(mapping, affinities)

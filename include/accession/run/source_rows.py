@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from accession.artifacts import Entry, attach, count_entries, mark_conflicts
+from accession.artifacts import Entry, attach, count_entries
 from accession.items import (
     Converted,
     ItemBuilder,
@@ -25,9 +25,10 @@ from accession.items import (
     join_key,
     show_key,
 )
-from accession.run.context import RunContext
+from accession.run.inputs import Inputs
 from accession.run.match import Match, Recorded, Same, match_kept, match_recorded
-from accession.run.staging_query import MapNames, StagingQuery, find_affinities
+from accession.run.relation import find_affinities, make_relations
+from accession.run.staging_query import MapNames, StagingQuery
 from accession.run.survey import Link, Survey
 from accession.source import open_snapshot
 
@@ -64,29 +65,29 @@ class Made(NamedTuple):
 
 
 class SourceRows:
-    """The rows of one entity. Its files are in `folder`, and are open until the `with` block ends.
+    """The rows of one entity, made from `inputs`. Files are open until the `with` block ends.
 
-    `id_maps` has the S3 address of the ID map of each parent. The parents in `survey`, which are staged together with
-    the entity, are found there.
+    The parents in `survey`, which are staged together with the entity, are found there.
     """
 
-    def __init__(
-        self, run: RunContext, name: str, folder: Path, id_maps: Mapping[str, str], survey: Survey | None = None
-    ) -> None:
-        self.run, self.folder, self.survey = run, folder, survey
-        self.entity = run.mapping.entities[name]
-        self.shares_identity = True
-        self.attributes = set(self.entity.attributes)  # those that we write, in this run and in earlier ones
+    def __init__(self, inputs: Inputs, name: str, survey: Survey | None = None) -> None:
+        mapping, head = inputs.mapping, inputs.head
+        self.survey = survey
+        self.entity = mapping.entities[name]
+        self.head = head.id_map if head is not None else None
+        self.shares_identity = head is None or bool(set(head.identity) & set(self.entity.identity))
+        # Those that we write, in this run and in earlier ones.
+        self.attributes = set(self.entity.attributes) | set(head.attributes if head is not None else ())
+        self._started_at = inputs.started_at
         self._keys = len(self.entity.source.keys)
         self._width = self._keys + len(self.entity.columns) + len(self.entity.references)
         with ExitStack() as opening:
-            self.head = self._fetch_head()
-            backup = folder / "backup.db" if survey is not None else run.folder.fetch_backup(run.manifest, folder)
-            self.snapshot = opening.enter_context(closing(open_snapshot(backup)))
-            self.query = StagingQuery(self.snapshot, run.mapping, self.entity, self._attach_maps(id_maps))
-            schemas = find_key_schemas(run.mapping, find_affinities(self.snapshot, run.mapping))
-            self.builder = ItemBuilder(self.entity, run.mapping, schemas, run.manifest.namespace)
-            self.table = Table(run.name_table(name), self.builder.key)
+            self.snapshot = opening.enter_context(closing(open_snapshot(inputs.backup)))
+            make_relations(self.snapshot, mapping, self.entity)
+            self.query = StagingQuery(self.snapshot, mapping, self.entity, self._attach_maps(inputs.maps))
+            schemas = find_key_schemas(mapping, find_affinities(self.snapshot, mapping))
+            self.builder = ItemBuilder(self.entity, mapping, schemas, inputs.namespace)
+            self.table = Table(inputs.table, self.builder.key)
             self.count = self.query.count_rows()
             self._files = opening.pop_all()
 
@@ -101,33 +102,15 @@ class SourceRows:
         """Return the most lines that the change set can have."""
         return self.count + (count_entries(self.head) if self.head else 0)
 
-    def _fetch_head(self) -> Path | None:
-        """Download the head's ID map, and mark the conflicts that its writers met."""
-        head, name = self.run.head, self.entity.name
-        if head is None or name not in head.load_plan().entities:
-            return None
-        staged = head.load_staged(name)
-        self.shares_identity = bool(set(staged.identity) & set(self.entity.identity))
-        self.attributes |= set(staged.attributes)
-        store = self.run.store
-        file = store.download(store.path(staged.id_map), self.folder / f"head_{name}.db", staged.id_map_sha256)
-        conflicts = head.find_write_conflicts(name)
-        mark_conflicts(file, ((one.key, bytes.fromhex(one.checksum) if one.checksum else None) for one in conflicts))
-        return file
-
-    def _attach_maps(self, id_maps: Mapping[str, str]) -> dict[str, MapNames]:
+    def _attach_maps(self, files: Mapping[str, Path]) -> dict[str, MapNames]:
         """Attach the ID maps of the parents and of the head. Return the names of the parents' tables."""
         names = {}
         for parent in dict.fromkeys(self.entity.references.values()):
             if self.survey is not None and parent in self.survey.members:
                 names[parent] = self.survey.name_map(parent)
-                continue
-            sha256 = self.run.folder.load_staged(parent).id_map_sha256
-            file = self.folder / f"parent_{parent}.db"
-            if not file.exists():
-                file = self.run.store.download(self.run.store.path(id_maps[parent]), file, sha256)
-            attach(self.snapshot, file, f"map_{parent}")
-            names[parent] = MapNames(f"map_{parent}.id_map", f"map_{parent}.rejects")
+            else:
+                attach(self.snapshot, files[parent], f"map_{parent}")
+                names[parent] = MapNames(f"map_{parent}.id_map", f"map_{parent}.rejects")
         if self.survey is not None:
             self.survey.attach_to(self.snapshot)
         if self.head is not None:
@@ -169,7 +152,7 @@ class SourceRows:
         match, key = self._match(row.recorded, converted, old_key)
         if self.survey is not None and (collision := self.survey.find_collision(self.entity.name, old_key)):
             raise Reject(self.entity.source.key_name, collision)
-        first_seen = match.recorded.first_seen if type(match) is Same else self.run.manifest.started_at
+        first_seen = match.recorded.first_seen if type(match) is Same else self._started_at
         prepared = self.builder.complete(converted, key, first_seen)
         identity, checksum = converted.identity, prepared.checksum
         entry = Entry(old_key, match.generation, 1, key, identity, checksum, None, first_seen, "live", 1)

@@ -7,7 +7,7 @@ The entities of a group are staged together, by the task of its first one, after
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
@@ -31,10 +31,12 @@ from accession.errors import RefusedError
 from accession.items import Reject, RowKey
 from accession.progress import Progress
 from accession.run.context import RunContext
+from accession.run.group import spread_rejects, survey_rows
+from accession.run.inputs import fetch_inputs
 from accession.run.reconcile import Reconciler
 from accession.run.source_rows import SourceRows
-from accession.run.survey import Survey, Surveyed
-from accession.run.table_keys import TableKeys
+from accession.run.survey import Survey
+from accession.run.table_keys import TableKeys, open_keys
 from accession.source import explaining, open_snapshot
 from accession.target import load_state
 
@@ -95,7 +97,8 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
 
 def _stage_alone(run: RunContext, name: str, id_maps: Mapping[str, str], folder: Path) -> list[StagedEntity]:
     """Stage an entity whose parents are all staged. Its parts are uploaded as they are written."""
-    with SourceRows(run, name, folder, id_maps) as rows, _Stager(rows) as stager:
+    inputs = fetch_inputs(run, name, folder, id_maps)
+    with SourceRows(inputs, name) as rows, _Stager(run, rows, folder) as stager:
         stager.stage()
         return [stager.publish()]
 
@@ -106,13 +109,13 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
     with closing(open_snapshot(run.folder.fetch_backup(run.manifest, folder))) as snapshot:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
     with Survey(folder / "survey.db", group, encoding) as survey, ExitStack() as files:
-        members = [files.enter_context(SourceRows(run, member, folder, id_maps, survey)) for member in group]
-        tables = {rows.table.name: [other for other in members if other.table == rows.table] for rows in members}
-        keys = {name: files.enter_context(TableKeys(survey, sharing)) for name, sharing in tables.items()}
-        _survey_rows(survey, members, keys.values())
+        inputs = {member: fetch_inputs(run, member, folder, id_maps) for member in group}
+        members = [files.enter_context(SourceRows(inputs[member], member, survey)) for member in group]
+        keys = open_keys(survey, members, files)
+        survey_rows(survey, members, keys.values())
         while True:
             with ExitStack() as attempt:
-                stagers = [attempt.enter_context(_Stager(rows, keys[rows.table.name])) for rows in members]
+                stagers = [attempt.enter_context(_Stager(run, rows, folder, keys[rows.table.name])) for rows in members]
                 for stager in stagers:
                     stager.stage()
                 late = {stager.name: stager.late for stager in stagers if stager.late}
@@ -121,47 +124,7 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
             # Their items are larger than the survey could know. Each turn rejects at least one row more.
             for member, old_keys in late.items():
                 survey.reject(member, old_keys)
-            _spread_rejects(survey, members)
-
-
-def _survey_rows(survey: Survey, members: list[SourceRows], tables: Iterable[TableKeys]) -> None:
-    """Find the keys and the rejects of all rows of a group."""
-    for rows in members:
-        survey.create_map(rows.entity.name, rows.query.find_key_affinities())
-    unknown = set(survey.members)
-    for rows in members:
-        survey.add(rows.entity.name, _survey(rows, frozenset(unknown)))
-        unknown.remove(rows.entity.name)
-    for keys in tables:
-        if keys.can_collide:
-            survey.reject_collisions(keys.members)
-    for rows in members:
-        for name, _ in rows.list_links():
-            orphans = (link.old_key for link in rows.read_links(name) if link.parent_key is None)
-            survey.reject(rows.entity.name, orphans)
-    _spread_rejects(survey, members)
-
-
-def _survey(rows: SourceRows, unknown: frozenset[str]) -> Iterator[Surveyed]:
-    progress = Progress(f"survey {rows.entity.name}", rows.count, "rows")
-    for row in rows.read(guessed=unknown):
-        held = row.held.new_id if row.held is not None else None
-        try:
-            entry = rows.make(row).entry
-            yield Surveyed(entry.old_key, entry.new_id, held, is_valid=True)
-        except Reject:
-            yield Surveyed(row.old_key, held, held, is_valid=False)
-        progress.add(1)
-    progress.finish()
-
-
-def _spread_rejects(survey: Survey, members: list[SourceRows]) -> None:
-    """Reject the rows of a group that refer to rejected ones."""
-    if survey.has_removed:
-        for rows in members:
-            for name, parent in rows.list_links():
-                survey.add_links(rows.entity.name, parent, rows.read_links(name))
-        survey.spread()
+            spread_rejects(survey, members)
 
 
 class _Stager:
@@ -170,8 +133,8 @@ class _Stager:
     In a group, `late` has the keys of rows that the survey took for valid and that were rejected.
     """
 
-    def __init__(self, rows: SourceRows, keys: TableKeys | None = None) -> None:
-        self.rows, self.run, self.name, self.folder = rows, rows.run, rows.entity.name, rows.folder
+    def __init__(self, run: RunContext, rows: SourceRows, folder: Path, keys: TableKeys | None = None) -> None:
+        self.rows, self.run, self.name, self.folder = rows, run, rows.entity.name, folder
         self.survey = rows.survey
         self.started = self.run.host.timestamp()
         self.read_units = 0.0

@@ -9,25 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from accession.artifacts import RESOLVING
-from accession.errors import SourceError
-from accession.items import Affinities, RowKey, show_key
+from accession.items import RowKey, show_key
 from accession.mapping import Entity, Mapping
 from accession.run.match import Recorded
-from accession.source import find_affinity, quote
+from accession.run.relation import name_relation, read_affinities
+from accession.source import quote
 
 GUESS = "'0'"  # in place of a parent's key: as short as keys are, and also a number
 RECORDED = ", ".join(f"h.{field}" for field in Recorded._fields)
-
-
-def find_affinities(snapshot: sqlite3.Connection, mapping: Mapping) -> dict[str, Affinities]:
-    """Return the declared affinities of each entity's columns."""
-    return {name: read_affinities(snapshot, entity.source.table) for name, entity in mapping.entities.items()}
-
-
-def read_affinities(snapshot: sqlite3.Connection, table: str) -> Affinities:
-    """Return the declared affinity of each column of a table, by its name in lower case."""
-    columns = snapshot.execute("SELECT name, type FROM pragma_table_xinfo(?)", (table,))
-    return {name.lower(): find_affinity(declared) for name, declared in columns}
 
 
 class MapNames(NamedTuple):
@@ -38,15 +27,14 @@ class MapNames(NamedTuple):
 
 
 class StagingQuery:
-    """The queries for one entity, whose parents have their entries and rejects in `maps`. A filtered entity is read
-    through a view, which is made with the object."""
+    """The queries for one entity whose relations are made. Its parents have their entries and rejects in `maps`."""
 
     def __init__(
         self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity, maps: AnyMapping[str, MapNames]
     ) -> None:
         self.snapshot, self.mapping, self.entity, self.maps = snapshot, mapping, entity, maps
         self.keys = [quote(column) for column in entity.source.keys]
-        self.rows = _name_rows(snapshot, entity)
+        self.rows = name_relation(entity)
 
     def count_rows(self) -> int:
         """Return the number of source rows of the entity."""
@@ -55,7 +43,7 @@ class StagingQuery:
 
     def find_key_affinities(self) -> tuple[str, ...]:
         """Return the declared affinity of each key column; an empty string for one that the table does not declare."""
-        affinities = read_affinities(self.snapshot, self.entity.source.table)
+        affinities = read_affinities(self.snapshot, self.mapping, self.entity)
         default = "INTEGER" if self.entity.source.has_rowid else ""
         return tuple(affinities.get(column.lower(), default) for column in self.entity.source.keys)
 
@@ -113,7 +101,7 @@ class StagingQuery:
             return f"{join}{self._match_keys(f'p{number}', columns, '+s.')} {resolving}"
         # The parent's row is found by its other column, then its record by its key.
         keys = [quote(column) for column in parent.source.keys]
-        rows, by = _name_rows(self.snapshot, parent), f"q{number}.{quote(attribute.by)}"
+        rows, by = name_relation(parent), f"q{number}.{quote(attribute.by)}"
         found = f"LEFT JOIN {rows} q{number} ON {by} = s.{columns[0]}"
         return f"{found} {join}{self._match_keys(f'p{number}', keys, f'+q{number}.')} {resolving}"
 
@@ -144,7 +132,7 @@ class StagingQuery:
         if by is not None:
             source = self.mapping.entities[parent]
             keys = ", ".join(quote(column) for column in source.source.keys)
-            rows = _name_rows(self.snapshot, source)
+            rows = name_relation(source)
             found = self.snapshot.execute(f"SELECT {keys} FROM {rows} s WHERE s.{quote(by)} = ?", values).fetchone()
             if found is None:
                 return False
@@ -152,25 +140,3 @@ class StagingQuery:
         old_key = values[0] if len(values) == 1 else show_key(values)
         query = f"SELECT 1 FROM {self.maps[parent].rejects} WHERE old_key = ?"
         return self.snapshot.execute(query, (old_key,)).fetchone() is not None
-
-
-def _name_rows(snapshot: sqlite3.Connection, entity: Entity) -> str:
-    """Return what an entity's rows are selected from: its table, or a view of those that it takes.
-
-    Raises SourceError if SQLite refuses the entity's `where`.
-    """
-    table = f"main.{quote(entity.source.table)}"
-    if entity.source.where is None:
-        return table
-    view = f"temp.{quote(f'rows of {entity.name}')}"
-    names = "rowid AS rowid, *" if entity.source.has_rowid else "*"
-    try:
-        snapshot.execute(
-            f"CREATE VIEW IF NOT EXISTS {view} AS SELECT {names} FROM {table} WHERE ({entity.source.where}\n)"
-        )
-        snapshot.execute(f"SELECT 1 FROM {view} LIMIT 0")
-    except sqlite3.OperationalError as error:
-        raise SourceError(
-            f"entities.{entity.name}.source.where: SQLite refuses it ({error}). Correct the mapping."
-        ) from error
-    return view

@@ -46,3 +46,9 @@ class TableKeys:
         if not self.can_collide:
             return None
         return next((member for member in self.members if self._survey.has_key(member, key)), None)
+
+
+def open_keys(survey: Survey, members: Sequence[SourceRows], files: ExitStack) -> dict[str, TableKeys]:
+    """Return the keys of each table of a group, by its name. They are open until `files` are closed."""
+    tables = {rows.table.name: [other for other in members if other.table == rows.table] for rows in members}
+    return {name: files.enter_context(TableKeys(survey, sharing)) for name, sharing in tables.items()}

@@ -1,6 +1,8 @@
-"""The SQLite source: opened read-only, copied, restored."""
+"""The SQLite source: opened read-only, queried, copied, restored."""
 
 from accession.source.database import check_source, explaining, find_affinity, quote
+from accession.source.guard import guarding
+from accession.source.query import check_queries, describe_query, materialise_query
 from accession.source.restore import expect_replaceable, peek_file, restore_source
 from accession.source.snapshot import (
     SourceDrift,
@@ -13,11 +15,15 @@ from accession.source.snapshot import (
 
 __all__ = [
     "SourceDrift",
+    "check_queries",
     "check_source",
+    "describe_query",
     "expect_replaceable",
     "explaining",
     "find_affinity",
+    "guarding",
     "lacks_wal",
+    "materialise_query",
     "open_snapshot",
     "peek_file",
     "quote",

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from accession.database_file import MAGIC, SIDE_FILES
@@ -145,6 +146,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
                 for side in sides:
                     if not side.name.endswith("-wal") or side.stat().st_size == 0:
                         side.unlink(missing_ok=True)
+
+
+@cache
+def open_memory() -> sqlite3.Connection:
+    """Open the one database in memory that this process has, for any thread."""
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
 
 
 def _inspect(path: Path) -> None:

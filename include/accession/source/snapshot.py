@@ -68,6 +68,7 @@ def open_snapshot(path: Path) -> sqlite3.Connection:
     it does not fail the whole query.
     """
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    db.execute("PRAGMA temp_store = FILE")  # for the rows of queries, however SQLite was built
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return db
 
