@@ -77,12 +77,21 @@ A table that keeps its keys, and a junction whose items are found by both of its
 - **A template** has `{column}` for the value as SQLite holds it, an integer or text; `{column:010}` for a whole number
   filled up to ten digits; `{@attribute}` for the converted value of an attribute; `{{` and `}}` for braces. A row is
   rejected if a part of its key is NULL, a real number or a BLOB. In a `value`, a NULL part leaves the attribute out.
-- **Each column of `source.key`** must be in a part of the item's key alone, or the key must have a `new_id`, so that no
-  two rows can have one key. All columns of the item's key must be in `source.key`, so a row keeps its key for as long
-  as it exists.
+- **Two rows with one key** are both rejected, and each reject names the other row. In later runs the item that is there
+  keeps its key, and the newcomer is rejected until the key is free. A key that one row gives up and another takes in
+  the same run is one update. Two rows cannot have one key if each column of `source.key` makes a part of it alone, or
+  if the key has a `new_id`. Otherwise staging reads the rows twice.
+- **A key may be made of other columns** than those of `source.key`. When such a column changes, the item with the old
+  key is deleted and one with the new key is put.
 - **A reference** holds the key of the parent's item, with its type. If the parent's source key has several columns,
   `column` lists as many. `references: {entity: artist, by: name}` finds the parent by another unique column. If the key
   of the parent's items has two attributes, `part` says which of them the reference takes.
+- **Circles of references** are possible, also from a row to itself, if no key or `identity` in the circle is made of
+  such a reference. Entities in a circle are staged by one task. If one of their rows is rejected, so are those that
+  refer to it, around the whole circle.
+- **Entities may share a table** if their keys have the same attributes. Keys of two entities cannot be the same if a
+  part of them begins or ends with different texts, as in `ARTIST#{id}` and `ALBUM#{id}`. Otherwise the entities are
+  staged by one task, and rows with one key are rejected as above. A shared table is proved once, as a whole.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
 """
