@@ -444,6 +444,7 @@ class Auditor:
         pairs = {"put": "put", "updated": "update", "deleted": "delete", "rejected": "reject", "conflicts": "conflict"}
         for count, op in pairs.items():
             skip = count == "conflicts" and manifest["params"]["on_conflict"] == "overwrite"
+            skip |= count == "rejected" and manifest["unchanged"]
             need(skip or counts[count] == sum(part[op] for part in parts))
         if lines is not None:
             need(counts["write_units"] == sum(line["units"] for line in lines))

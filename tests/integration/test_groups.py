@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from accession.audit import audit_target
+from accession.errors import RefusedError
 from accession.mapping import load_mapping
+from accession.run import show_summary
+from accession.run.report_page import describe_verdict
 from conftest import Library
 from driver import Driver
 from tables import create_tables, edit, later, read, scan_all, select
@@ -231,3 +234,22 @@ entities:
     assert driver.run().status == "verified"
     assert len(driver.rejects("node")) == 3000
     assert read(driver, "node", "id") == {(4000,): {"up": 4000, "day": None}}
+
+
+def test_a_reject_whose_item_is_outdated_is_told_in_every_run(firm: Driver) -> None:
+    firm.run()
+    edit(firm, "UPDATE badge SET person = 99 WHERE id = 2")
+    for status in ("unchanged", "unchanged"):
+        driver = later(firm, max_rejects=1)
+        report = driver.run()
+        assert (report.status, report.totals["rejected"], report.totals["outdated"]) == (status, 1, 1)
+        assert "1 rejected but with an outdated item in the target" in report.note
+        assert (
+            show_summary(report)
+            .splitlines()[0]
+            .endswith("but 1 item in the target is outdated, since its row is rejected: see rejects.csv")
+        )
+        assert describe_verdict(report).startswith("Not all is well: ")
+        assert driver.store.get(driver.steps.folder.path("rejects.csv")).count(b"\n") == 2
+    with pytest.raises(RefusedError, match="1 rows cannot be migrated and 0 are allowed"):
+        later(firm).run()

@@ -39,6 +39,7 @@ STABLE_ENTITY = {
     "rejected",
     "conflicts",
     "adjusted",
+    "outdated",
     "verified",
     "missing",
     "mismatched",

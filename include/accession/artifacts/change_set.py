@@ -71,7 +71,8 @@ class Counts(Document):
     """The numbers that staging found in one entity.
 
     `read_units` were consumed by staging. `reread_units` will be consumed by the writers, which read each item again
-    just before they update or delete it. `item_bytes` is about the size of the items of all rows, as DynamoDB counts.
+    just before they update or delete it. `outdated` are the rejected rows whose earlier item stays in the target, since
+    they could be migrated once. `item_bytes` is about the size of the items of all rows, as DynamoDB counts.
     """
 
     source_rows: int = 0
@@ -80,6 +81,7 @@ class Counts(Document):
     unchanged: int = 0
     deleted: int = 0
     rejected: int = 0
+    outdated: int = 0
     conflicts: int = 0
     adjusted: int = 0
     kept_back: int = 0

@@ -22,6 +22,7 @@ class EntityReport(Document):
     unchanged: int = 0
     deleted: int = 0
     rejected: int = 0
+    outdated: int = 0
     conflicts: int = 0
     adjusted: int = 0
     verified: int = 0
@@ -102,4 +103,6 @@ class Report(Document):
                  "drifted")  # fmt: skip
         totals = self.totals
         parts = [f"{totals[name]:,} {name}" for name in names if totals[name]]
+        if totals["outdated"]:
+            parts.append(f"{totals['outdated']:,} rejected but with an outdated item in the target")
         return ", ".join([*parts, self.status.replace("_", " ")])

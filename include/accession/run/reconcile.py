@@ -111,6 +111,7 @@ class Reconciler:
         shown = clean_key(old_key)
         self.counts["rejected"] += 1
         if recorded is not None:
+            self.counts["outdated"] += 1
             self._add(keep_entry(old_key, recorded, "held_reject", latest=1))
         self.rejects.append(RejectedRow(shown, reject.column, str(reject), int(recorded is not None)))
         new_id = recorded.new_id if recorded is not None else None

@@ -34,6 +34,7 @@ IF_ANY = (
     ("missing", "missing", "items that the run wrote and that are not there"),
     ("mismatched", "different", "items that the run wrote and that are not equal to the source"),
     ("conflicts", "conflicts", "items that the application changed since we wrote them"),
+    ("outdated", "outdated", "rows left out whose item from an earlier run is still in the table, as it was then"),
     ("drifted", "changed by others", "items that somebody else changed or deleted; this run did not touch them"),
     ("held", "held back", "items kept as they were: conflicts, deletes, and rows that are rejected now"),
     ("unexpected", "not ours", "items that no run of ours wrote"),
@@ -122,13 +123,19 @@ def describe_report(report: Report) -> dict[str, Any]:
 def describe_verdict(report: Report) -> str:
     """Return one or two sentences on what happened."""
     totals = report.totals
+    is_well = "Not all is well" if totals["outdated"] else "All is well"
+    left_out = f" {_count(totals['rejected'], 'row was', 'rows were')} left out." if totals["rejected"] else ""
+    if totals["outdated"]:
+        left_out += (
+            f" {_count(totals['outdated'], 'item', 'items')} in the tables came from such rows and are outdated."
+        )
     match report.status:
         case "verified":
-            left_out = f" {_count(totals['rejected'], 'row was', 'rows were')} left out." if totals["rejected"] else ""
             proved = _count(totals["verified"], "item is", "items are")
-            return f"All is well: {proved} in the tables and proved equal to the source.{left_out}"
+            return f"{is_well}: {proved} in the tables and proved equal to the source.{left_out}"
         case "unchanged":
-            return "All is well: there was nothing to write, because the tables already match the source."
+            match_ = "the tables already match the source" if not totals["rejected"] else "nothing else has changed"
+            return f"{is_well}: there was nothing to write, because {match_}.{left_out}"
         case "dry_run":
             planned = ", ".join(
                 f"{totals[name]:,} {verb}"

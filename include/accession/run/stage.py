@@ -70,24 +70,27 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
     """Return the result of staging if nothing changed since the head: no parts, and the ID map of the head."""
     now = head.store.host.timestamp()
     staged = head.load_staged(name)
-    samples = staged.samples
-    if samples is None:
+    samples, outdated = staged.samples, staged.counts.outdated
+    if samples is None:  # staged by version 0.1.0
         with tempfile.TemporaryDirectory(prefix="accession-") as folder:
             file = head.store.download(head.store.path(staged.id_map), Path(folder, "id_map.db"), staged.id_map_sha256)
             with closing(open_id_map(file)) as id_map:
                 samples = sample_keys(id_map, SAMPLED_KEYS)
-    rows = staged.counts.source_rows
+                [outdated] = id_map.execute("SELECT count(*) FROM rejects WHERE held").fetchone()
+    counts, rejects = staged.counts, staged.rejects
     return staged.model_copy(
         update={
             "counts": Counts(
-                source_rows=rows,
-                unchanged=rows,
-                adjusted=staged.counts.adjusted,
-                item_bytes=staged.counts.item_bytes,
+                source_rows=counts.source_rows,
+                unchanged=counts.source_rows - counts.rejected,
+                rejected=counts.rejected,
+                outdated=outdated,
+                adjusted=counts.adjusted,
+                item_bytes=counts.item_bytes,
             ),
             "records_changed": False,
             "samples": samples,
-            "rejects": {"new": 0, "remaining": 0, "resolved": 0},
+            "rejects": {"new": 0, "remaining": rejects["new"] + rejects["remaining"], "resolved": 0},
             "parts": [],
             "started_at": now,
             "ended_at": now,
