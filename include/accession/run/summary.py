@@ -38,8 +38,8 @@ def show_summary(report: Report) -> str:
     head = f"Run {report.run}: {report.status.replace('_', ' ').upper()}"
     if outdated := report.totals["outdated"]:
         items = "1 item in the target is" if outdated == 1 else f"{outdated:,} items in the target are"
-        rows = "its row is" if outdated == 1 else "their rows are"
-        head += f", but {items} outdated, since {rows} rejected: see rejects.csv"
+        whose = "its row is" if outdated == 1 else "their rows are"
+        head += f", but {items} outdated, since {whose} rejected: see rejects.csv"
     return "\n".join(
         [
             head,
