@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from airflow.sdk import DAG, Context, TaskGroup, TriggerRule, dag, task
+from airflow.sdk.definitions.param import ParamsDict
 
 from accession.mapping import Mapping
 from accession.params import MigrateParams
@@ -54,7 +55,6 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
         schedule=mapping.schedule,
         catchup=False,
         max_active_runs=16,  # of different targets; a target has one owner
-        params=make_params(MigrateParams),
         doc_md=__doc__,
         tags=["accession", mapping.name],
         default_args=RETRIES,
@@ -166,4 +166,5 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
         epoch >> migrate_group >> removed >> verify_group >> undone >> reported
 
     made: DAG = migrate()
+    made.params = ParamsDict(make_params(MigrateParams))  # last, since each task would copy those of its DAG four times
     return made

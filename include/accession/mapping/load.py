@@ -19,7 +19,11 @@ MAPPINGS = ROOT / "mappings"  # of this repository; the wheel brings none
 VARIABLE = "ACCESSION_MAPPINGS"  # the alias of the setting `mappings`, for what runs without Airflow
 
 
-class _Loader(yaml.SafeLoader):
+# The parser in C takes a tenth of the time: Airflow parses the DAGs, and so the mappings, again and again.
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(Loader):  # type: ignore[misc]  # one of two classes
     """Load YAML strictly: a key that occurs twice is an error, and numbers keep every digit."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -27,13 +31,14 @@ class _Loader(yaml.SafeLoader):
         for number, key in enumerate(keys):
             if any(key.value == earlier.value for earlier in keys[:number]):
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} occurs twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
+        constructed: dict[Any, Any] = super().construct_mapping(node, deep)
+        return constructed
 
     def construct_number(self, node: yaml.ScalarNode) -> Decimal | float:
         try:
             return Decimal(str(self.construct_scalar(node)).replace("_", ""))
         except InvalidOperation:  # .inf, .nan, and numbers to the base of 60
-            return self.construct_yaml_float(node)
+            return float(self.construct_yaml_float(node))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)

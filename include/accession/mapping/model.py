@@ -141,16 +141,23 @@ class Mapping(StrictModel):
         waiting = [name]
         while waiting:
             entity = self.entities[waiting.pop()]
-            rivals = (other.name for other in self.entities.values() if may_collide(entity, other))
+            rivals = (other.name for other in self._tables[entity.target.table] if may_collide(entity, other))
             found = {*entity.references.values(), *rivals} - reached
             reached |= found
             waiting += found
         return reached
 
+    @cached_property
+    def _tables(self) -> dict[str, list[Entity]]:
+        tables: dict[str, list[Entity]] = {}
+        for entity in self.entities.values():
+            tables.setdefault(entity.target.table, []).append(entity)
+        return tables
+
     def find_table_mates(self, name: str) -> tuple[str, ...]:
         """Return the entities that have the table of one, in the order of the groups."""
-        table = self.entities[name].target.table
-        return tuple(other for other in self.order if self.entities[other].target.table == table)
+        mates = {entity.name for entity in self._tables[self.entities[name].target.table]}
+        return tuple(other for other in self.order if other in mates)
 
     def find_group(self, name: str) -> tuple[str, ...]:
         """Return the group of an entity."""
