@@ -47,15 +47,21 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 	$(COMPILE) tests/bench/requirements.txt -o tests/bench/requirements.lock
 	$(COMPILE) tests/packaging/requirements.txt -o tests/packaging/requirements.lock
 
-# The main job. CONF is passed through the environment, where its quotes are safe. MAPPING=name uses another mapping file.
+# The main job. CONF is passed through the environment, where its quotes are safe. MAPPING uses another mapping, by its
+# name or the path of its file.
 
 .PHONY: demo
 demo: $(READY) ## migrate a sample home library on an embedded local AWS, verify it, write the report
 	@$(PYTHON) -m accession.cli demo
 
 .PHONY: deploy
-deploy: $(READY) ## ENVIRONMENT=dev [MAPPING=name] [CONF='{…}']: create or update tables, bucket and policies in your AWS
-	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" --mapping "$${MAPPING:-}"
+deploy: $(READY) ## ENVIRONMENT=dev [MAPPING=name] [SOURCE=site.db] [CONF='{…}']: create or update tables, bucket and policies in your AWS
+	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" --mapping "$${MAPPING:-}" \
+	  --source "$${SOURCE:-}"
+
+.PHONY: template
+template: $(READY) ## [MAPPING=name] [ENVIRONMENT=dev] [SOURCE=site.db]: print the CloudFormation template of the tables
+	@$(PYTHON) -m accession.cli template --mapping "$${MAPPING:-}" --environment "$${ENVIRONMENT:-}" --source "$${SOURCE:-}"
 
 .PHONY: migrate
 migrate: $(READY) ## SOURCE=site.db ENVIRONMENT=dev [MAPPING=name] [CONF='{…}'] [RESUME=run]: migrate; exit 0 if all is well
@@ -171,6 +177,7 @@ test: $(READY) ## [ARGS=--lf]: run the unit, integration, fault and DAG tests ag
 
 # These take as long as hundreds of other unit tests; `make test` runs them, and `make check` compares the documents.
 LONG := tests/unit/test_cloudformation.py::test_cfn_lint_has_nothing_to_say \
+  tests/unit/test_stack_template.py::test_cfn_lint_has_nothing_to_say_of_made_templates \
   tests/unit/test_docs.py::test_the_generated_documents_are_up_to_date
 
 .PHONY: test-unit

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from accession.column_types import COLUMN_TYPES
 from accession.deployment import Deployment
-from accession.mapping import MAPPINGS, Attribute, Entity, Mapping
+from accession.mapping import MAPPINGS, Attribute, Entity, Mapping, TableIndex, TargetTable
 from accession.params import MigrateParams, RollbackParams
 from attacks import write_table
 from protocol.document import write_ownership
@@ -50,6 +50,11 @@ KINDS = {
     "Attribute.column": "text, or a list",
     "Source.key": "text, or a list",
     "Target.key": "text, or by attribute",
+    "Mapping.tables": "by name, [table](#table)",
+    "TargetTable.key": "by attribute, `string` or `number`",
+    "TargetTable.indexes": "by name, [index](#index)",
+    "TableIndex.key": "list",
+    "TableIndex.project": "text, or a list",
 }
 
 KEYS_AND_REFERENCES = """
@@ -135,6 +140,34 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
   of the source too. So are PRAGMA functions and the functions of full-text search, except MATCH.
 """
 
+TABLES = """
+## Tables
+
+An entity lists the indexes of its table as above. A table whose indexes need more is listed under `tables`:
+
+```yaml
+tables:
+  "Shops-{environment}":
+    key: {id: number}
+    indexes:
+      place: {key: [country, [state, city]], project: keys}
+      by-name: {key: [name, id], project: [email]}
+```
+
+- **The key** has the names that `target.key` has, in its order. Its types hold whatever the source declares, so a kept
+  integer may be text, and the other way round.
+- **A part of an index's key** may have up to four attributes: the first index is asked for a country, or for a country
+  and a state, or for all three. Its attributes together are as long as a key may be: 2,048 bytes for a partition key,
+  1,024 for a sort key.
+- **An item that lacks a key of an index** is not in the index. NULL and '' are left out of its keys.
+- **`project`** says what the index holds beside the keys. Write units count the size of that. Proof looks items up
+  through each index and recognises them by their own key, which every index holds.
+- **The type of an index key** is that of its attribute. It must follow from the mapping: a reference has the type of
+  the parent's key, so declare that key under `attributes` of the parent, or the parent's table under `tables`.
+- `make deploy MAPPING=<name> ENVIRONMENT=dev` [makes the tables](deployment.md#tables) by this, and
+  `make template MAPPING=<name>` prints the CloudFormation template.
+"""
+
 
 def write_params() -> str:
     """Return docs/params.md."""
@@ -187,6 +220,8 @@ def write_mapping() -> str:
     ]
     for title, model, hidden in (
         ("The file", Mapping, {"sha256"}),
+        ("Table", TargetTable, set[str]()),
+        ("Index", TableIndex, set[str]()),
         ("Entity", Entity, {"name"}),
         ("Source", Entity.model_fields["source"].annotation, set[str]()),
         ("Target", Entity.model_fields["target"].annotation, set[str]()),
@@ -200,7 +235,7 @@ def write_mapping() -> str:
     lines += [
         "",
         "A column type may have options, which are keys of the attribute too.",
-        *(KEYS_AND_REFERENCES.rstrip("\n") + "\n" + QUERIES.rstrip("\n")).split("\n"),
+        *"\n".join(part.rstrip("\n") for part in (KEYS_AND_REFERENCES, QUERIES, TABLES)).split("\n"),
         "",
         "## Column types",
         "",

@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from accession.items import KeySchema, find_attribute_type, find_key_schemas
+from accession.cli.template import define_keys
+from accession.items import KeySchema, find_key_schemas
 from accession.mapping import Mapping
 from accession.run.relation import find_affinities
 from driver import Driver
@@ -24,25 +25,11 @@ def create_tables(client: Any, mapping: Mapping, source: Path, environment: str)
 
 def define_table(mapping: Mapping, name: str, schemas: AnyMapping[str, KeySchema], environment: str) -> dict[str, Any]:
     """Return the request that creates the table of an entity."""
-    entity, key = mapping.entities[name], schemas[name]
-    types = dict(zip(key.names, key.types, strict=True))
-    for attribute in entity.index_keys - types.keys():
-        types[attribute] = find_attribute_type(entity, attribute, schemas) or "S"
-    indexes = [
-        {"IndexName": index, "KeySchema": _list_keys(names), "Projection": {"ProjectionType": "ALL"}}
-        for index, names in entity.indexes.items()
-    ]
     return {
-        "TableName": entity.table(environment),
-        "KeySchema": _list_keys(key.names),
-        "AttributeDefinitions": [{"AttributeName": name, "AttributeType": kind} for name, kind in types.items()],
+        "TableName": mapping.entities[name].table(environment),
         "BillingMode": "PAY_PER_REQUEST",
-        **({"GlobalSecondaryIndexes": indexes} if indexes else {}),
+        **define_keys(mapping, name, schemas),
     }
-
-
-def _list_keys(names: tuple[str, ...]) -> list[dict[str, str]]:
-    return [{"AttributeName": n, "KeyType": kind} for n, kind in zip(names, ("HASH", "RANGE"), strict=False)]
 
 
 def later(first: Driver, **params: Any) -> Driver:

@@ -20,7 +20,7 @@ from accession.digest import hash_file
 from accession.errors import AccessError, AccessionError, RefusedError, TargetError, TransientError
 from accession.items import ItemKey, KeySchema, Table
 from accession.mapping import MAPPINGS, load_mapping
-from conftest import Library, LocalAws, table_definitions
+from conftest import REPO, Library, LocalAws, table_definitions
 from permissions import TAGS_LATE
 
 MAPPING = load_mapping(MAPPINGS / "book_library.yaml")
@@ -66,8 +66,21 @@ def test_deploys_tables_bucket_and_policy_and_a_repeat_changes_nothing(library: 
     again = deploy(fresh, second)
     assert again == replace(made, tables="unchanged", artifacts="unchanged")
     assert len({made.policy, made.pages_policy, made.auditor_policy}) == 3
-    assert [line.split(" (")[0] for line in first] == ["tables: created", "artifacts: created"]
-    assert [line.split(" (")[0] for line in second] == ["tables: unchanged", "artifacts: unchanged"]
+    assert [line.split(" (")[0] for line in first] == ["artifacts: created", "tables: created"]
+    assert [line.split(" (")[0] for line in second] == ["artifacts: unchanged", "tables: unchanged"]
+
+
+def test_stacks_of_0_1_0_see_no_change(aws: LocalAws, fresh: str) -> None:
+    """Their tables were made of a file, and the template is made from the mapping since."""
+    cloudformation = aws.client("cloudformation")
+    stack = f"accession-book-library-{fresh}-tables"
+    cloudformation.create_stack(
+        StackName=stack,
+        TemplateBody=(REPO / "tests/fixtures/v0_1_0/tables.yaml").read_text(),
+        Parameters=[{"ParameterKey": "Environment", "ParameterValue": fresh}],
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(StackName=stack, WaiterConfig={"Delay": 1})
+    assert deploy(fresh).tables == "unchanged"
 
 
 def test_tables_of_the_application_are_checked_and_left_alone(library: Library) -> None:
@@ -275,13 +288,11 @@ def test_an_environment_that_would_share_anothers_stacks_is_refused(aws: LocalAw
         deploy_stacks(load_mapping(MAPPINGS / "book_library.yaml"), environment, boto3.Session())
 
 
-def test_the_tables_of_another_mapping_are_its_owners(aws: LocalAws, fresh: str, tmp_path: Path) -> None:
-    text = (MAPPINGS / "book_library.yaml").read_text().replace("name: book_library", "name: other")
+def test_two_mappings_may_have_the_same_tables_and_the_second_leaves_them_alone(
+    aws: LocalAws, fresh: str, tmp_path: Path
+) -> None:
     path = tmp_path / "other.yaml"
-    path.write_text(text.replace("BookLibrary-", "Other-"))
-    with pytest.raises(RefusedError, match="The tables of other do not exist"):
-        deploy_stacks(load_mapping(path), fresh, boto3.Session())
-    path.write_text(text)
-    deploy_stacks(load_mapping(MAPPINGS / "book_library.yaml"), fresh, boto3.Session())
-    made = deploy_stacks(load_mapping(path), fresh, boto3.Session())
+    path.write_text((MAPPINGS / "book_library.yaml").read_text().replace("name: book_library", "name: other"))
+    deploy(fresh)
+    made = deploy(fresh, mapping=load_mapping(path))
     assert (made.tables, made.bucket) == ("left alone", f"accession-000000000000-us-east-1-other-{fresh}")

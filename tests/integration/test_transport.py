@@ -257,7 +257,7 @@ def test_a_tag_is_set_when_the_answer_is_empty() -> None:
     """DynamoDB's answer to TagResource has no body; that of MiniStack is an empty object."""
     with serve() as server:
         server.RequestHandlerClass.answer = (200, b"")
-        table = TableDescription("Some", "arn:some", "ACTIVE", "id", "S", None, {}, {}, {})
+        table = TableDescription("Some", "arn:some", "ACTIVE", "id", "S", None, {}, {}, {}, {})
         open_client(f"http://127.0.0.1:{server.server_port}").set_tag(table, "owner", "us")
         assert len(server.RequestHandlerClass.asked) == 1
 

@@ -1,5 +1,6 @@
 """What `make` commands say when they are called wrongly, and what they show of Airflow's log."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,37 @@ def test_deploy_says_what_to_type_next(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert all(f": arn:{role}\n" in said for role in ("worker", "source", "pages", "auditor"))
     assert main.main(["deploy", "--environment", "dev", "--mapping", "book_library"]) == 0
     assert "next: make migrate MAPPING=book_library SOURCE=" in capsys.readouterr().out
+
+
+def test_a_mapping_is_named_or_is_a_file_anywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Airflow then looks for mappings in its folder, and the next command names the same file and source."""
+    monkeypatch.setenv("ACCESSION_MAPPINGS", "elsewhere")
+    deployed: list[Any] = []
+
+    def deploy(mapping: Any, *_: Any, source: Path, **__: Any) -> Deployment:
+        deployed.append((mapping.name, source))
+        return Deployment("ours", "arn:worker", None, "arn:pages", "arn:auditor", "created", "created")
+
+    monkeypatch.setattr(main, "deploy_stacks", deploy)
+    text = (MAPPINGS / "book_library.yaml").read_text()
+    file = tmp_path / "my own" / "shelf.yaml"
+    file.parent.mkdir()
+    file.write_text(text.replace("name: book_library", "name: shelf"))
+    call = ["deploy", "--environment", "dev", "--mapping", str(file)]
+    assert main.main([*call, "--source", "my site.db"]) == 0
+    assert deployed == [("shelf", Path("my site.db"))]
+    assert os.environ["ACCESSION_MAPPINGS"] == str(file.parent)
+    said = capsys.readouterr().out
+    assert f"next: make migrate MAPPING='{file}' SOURCE='my site.db' ENVIRONMENT=dev\n" in said
+
+    file.rename(file.with_name("other.yaml"))
+    assert main.main(call) == 2
+    assert "There is no mapping shelf: set MAPPING to one of book_library, other" in capsys.readouterr().err
+    assert main.main(["deploy", "--environment", "dev", "--mapping", str(file.with_name("other.yaml"))]) == 1
+    assert "other.yaml: name: shelf is not the file's name: rename one of them." in capsys.readouterr().err
+    assert len(deployed) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import yaml
 
 from accession.artifacts.store import BACKUP_TAG
 from accession.cli.deploy import TEMPLATES
-from accession.mapping import MAPPINGS, load_mapping
 
 ALL = sorted(TEMPLATES.glob("*.yaml"))
 
@@ -40,34 +39,6 @@ def test_cfn_lint_has_nothing_to_say(template: Path) -> None:
     command: list[str | Path] = [cfn_lint, "--non-zero-exit-code", "informational", template]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_tables_are_those_that_the_mapping_writes_and_the_application_reads() -> None:
-    mapping = load_mapping(MAPPINGS / "book_library.yaml")
-    tables = [r["Properties"] for r in read("tables.yaml")["Resources"].values()]
-    by_name = {table["TableName"]["!Sub"].replace("${Environment}", "dev"): table for table in tables}
-    assert set(by_name) == {entity.table("dev") for entity in mapping.entities.values()}
-    for entity in mapping.entities.values():
-        table = by_name[entity.table("dev")]
-        assert table["KeySchema"] == [{"AttributeName": entity.target.keys[0], "KeyType": "HASH"}]
-        indexes = {
-            i["IndexName"]: tuple(k["AttributeName"] for k in i["KeySchema"]) for i in table["GlobalSecondaryIndexes"]
-        }
-        assert indexes == entity.indexes
-        assert {i["Projection"]["ProjectionType"] for i in table["GlobalSecondaryIndexes"]} == {"ALL"}
-        for index in table["GlobalSecondaryIndexes"]:
-            assert [key["KeyType"] for key in index["KeySchema"]] == ["HASH", "RANGE"][: len(index["KeySchema"])]
-        types = {d["AttributeName"]: d["AttributeType"] for d in table["AttributeDefinitions"]}
-        assert types == dict.fromkeys((entity.target.keys[0], *entity.index_keys), "S")
-
-
-def test_tables_are_on_demand_restorable_encrypted_and_kept() -> None:
-    for resource in read("tables.yaml")["Resources"].values():
-        assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
-        assert resource["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
-        assert resource["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-        assert resource["Properties"]["SSESpecification"] == {"SSEEnabled": True}
-        assert resource["Properties"]["DeletionProtectionEnabled"] is True
 
 
 def test_bucket_is_versioned_encrypted_closed_and_kept() -> None:

@@ -97,7 +97,7 @@ def test_a_mapping_knows_its_order_its_columns_and_its_digest(tmp_path: Path) ->
     assert mapping.order == ("author", "book")
     assert mapping.parents == {"author": (), "book": ("author",)}
     assert mapping.source_tables == {"author": ["id", "name"], "book": ["id", "author", "title"]}
-    assert mapping.entities["book"].index_keys == {"author_id", "title"}
+    assert mapping.index_keys["book"] == {"author_id", "title"}
     assert mapping.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -295,7 +295,7 @@ def test_a_mapping_cannot_be_changed_once_loaded(tmp_path: Path) -> None:
 # Faults, each with file, entity and field
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"colour": "red"}, "colour: there is no such key. Known are name, timezone, schedule and entities"),
+    ({"colour": "red"}, "colour: there is no such key. Known are name, timezone, schedule, tables and entities"),
     ({"name": None}, "name: this key is missing"),
     ({"name": "my shelf"}, "name: must be letters, digits and _"),
     ({"sha256": "0" * 64}, "sha256: there is no such key"),

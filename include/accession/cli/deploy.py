@@ -1,37 +1,42 @@
-"""Deploy both CloudFormation stacks to the AWS that the environment points at: the tables, and the artifacts bucket.
+"""Deploy both CloudFormation stacks to the AWS that the environment points at: the artifacts bucket, and the tables.
 
 Safe to repeat: a second call changes nothing and says so. Tables that another stack made, such as the application's
 own, are checked against the mapping and left alone.
 """
 
-import time
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from collections.abc import Mapping as Options
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
-
-from botocore.exceptions import ClientError
+from typing import TYPE_CHECKING
 
 from accession.aws import explain_errors
+from accession.cli.resources import find_room, name_resources
+from accession.cli.stack import StackChange, find_stack, put_stack
+from accession.cli.template import has_environment, write_template
 from accession.commands import HOME_LIBRARY
 from accession.dynamodb import DynamoDB, TableDescription, client_config
-from accession.errors import AccessError, RefusedError, TargetError, TransientError
+from accession.errors import RefusedError, TargetError
+from accession.items import KeySchema
 from accession.mapping import Mapping
 from accession.place import ROOT
-from accession.run import check_table, find_deployed_schemas
+from accession.run import (
+    check_table,
+    expect_key,
+    find_deployed_schemas,
+    find_index_changes,
+    find_open_types,
+    find_source_schemas,
+)
+from accession.validation import list_words
 
 if TYPE_CHECKING:
     from boto3 import Session
-    from mypy_boto3_cloudformation import CloudFormationClient
-    from mypy_boto3_cloudformation.type_defs import StackTypeDef
 
 TEMPLATES = ROOT / "cloudformation"
-WAIT_SECONDS = 900.0  # tables with two indexes take a minute or two on AWS
-STARTS = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"}
-POLL_SECONDS = (0.2, 5.0)  # the first and the longest pause between two requests for the status of a stack
-
-StackChange = Literal["created", "updated", "unchanged", "left alone"]
+SHOWN_TABLES = 10
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,36 @@ class Deployment:
     artifacts: StackChange
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of a mapping in one environment: those that exist, by entity, and the keys that all should have."""
+
+    present: dict[str, TableDescription]
+    schemas: dict[str, KeySchema]
+    has_stack: bool
+
+    @property
+    def are_ours(self) -> bool:
+        """Tell whether our stack has the tables, or is to make them."""
+        return self.has_stack or not self.present
+
+
 def deploy_stacks(
     mapping: Mapping,
     environment: str,
     session: "Session",
     *,
+    source: Path | None = None,
     options: Options[str, str] = MappingProxyType({}),
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Deployment:
     """Create or update both stacks and wait for them. `tell` gets a line per step. Safe to repeat.
 
-    `options` are further parameters of artifacts.yaml, such as KeyArn. One that is left out keeps its value.
+    `source` gives the types of key columns that the mapping leaves open; see `find_schemas`. `options` are further
+    parameters of artifacts.yaml, such as KeyArn. One that is left out keeps its value.
 
     Raises AccessError (no credentials, a missing permission), RefusedError (a stack or a set of tables that a person
-    must look at first) or TargetError (tables that do not match the mapping, a stack that failed).
+    must look at first), SourceError, or TargetError (tables that do not match the mapping, a stack that failed).
     """
     legal = environment.lower().replace("_", "-")
     if legal != environment:
@@ -72,74 +93,158 @@ def deploy_stacks(
         partition, account, region = _find_account(session)
         cloudformation = session.client("cloudformation")
         prefix = f"accession-{mapping.name}-{environment}".replace("_", "-")
-
         stack = f"{prefix}-tables"
-        if _find_stack(cloudformation, stack) is None and _check_existing_tables(mapping, environment, session):
-            tables: StackChange = "left alone"
-        elif mapping.name != HOME_LIBRARY:
-            raise RefusedError(
-                f"The tables of {mapping.name} do not exist, and tables.yaml creates only those of {HOME_LIBRARY}: "
-                "create them with the keys and indexes of the mapping, then deploy again."
-            )
-        else:
-            tables = _put_stack(cloudformation, stack, "tables.yaml", {"Environment": environment})
-        tell(f"tables: {tables} ({', '.join(entity.table(environment) for entity in mapping.entities.values())})")
+        names = list(dict.fromkeys(entity.table(environment) for entity in mapping.entities.values()))
+        tables = _find_tables(
+            mapping, environment, session, source, has_stack=find_stack(cloudformation, stack) is not None, tell=tell
+        )
+        template = write_template(mapping, tables.schemas) if tables.are_ours else ""
 
-        table_arn = f"arn:{partition}:dynamodb:{region}:{account}:table"
-        arns = {entity.table(environment): list(entity.indexes) for entity in mapping.entities.values()}
-        table_arns = [f"{table_arn}/{table}" for table in arns]
-        index_arns = [f"{table_arn}/{table}/index/{index}" for table, indexes in arns.items() for index in indexes]
-        stack = f"{prefix}-artifacts"
+        arns = {
+            entity.table(environment): [index.name for index in mapping.indexes[entity.name]]
+            for entity in mapping.entities.values()
+        }
+        bucket = name_bucket(account, region, environment, mapping.name)
+        table_arns, index_arns = name_resources(
+            f"arn:{partition}:dynamodb:{region}:{account}:table", arns, find_room(bucket, mapping.name, environment)
+        )
         parameters = {
             "Environment": environment,
             "Mapping": mapping.name,
-            "BucketName": name_bucket(account, region, environment, mapping.name),
+            "BucketName": bucket,
             "TableArns": ",".join(table_arns),
-            "IndexArns": ",".join(index_arns or table_arns),  # IAM refuses an empty list
+            "IndexArns": ",".join(index_arns),
         }
-        artifacts = _put_stack(cloudformation, stack, "artifacts.yaml", {**options, **parameters})
-        [found] = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+        artifacts = put_stack(
+            cloudformation,
+            f"{prefix}-artifacts",
+            (TEMPLATES / "artifacts.yaml").read_text(),
+            {**options, **parameters},
+        )
+        [found] = cloudformation.describe_stacks(StackName=f"{prefix}-artifacts")["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
         tell(f"artifacts: {artifacts} (s3://{outputs['Bucket']})")
+
+        change: StackChange = "left alone"
+        if tables.are_ours:
+            given = {"Environment": environment} if has_environment(mapping) else {}
+            # Only the bucket can hold a template that is too large for a request, so its stack comes first.
+            change = put_stack(
+                cloudformation, stack, template, given, lambda text: _upload(session, outputs["Bucket"], stack, text)
+            )
+            _check_deployed(mapping, environment, session, tables.schemas, stack)
+        more = f" and {len(names) - SHOWN_TABLES} more" if len(names) > SHOWN_TABLES else ""
+        tell(f"tables: {change} ({', '.join(names[:SHOWN_TABLES])}{more})")
         return Deployment(
             outputs["Bucket"],
             outputs["Policy"],
             outputs.get("SourcePolicy"),
             outputs["PagesPolicy"],
             outputs["AuditorPolicy"],
-            tables,
+            change,
             artifacts,
         )
 
 
-def _check_existing_tables(mapping: Mapping, environment: str, session: "Session") -> bool:
-    """Return whether another stack made the tables. Raises TargetError if they do not match the mapping."""
-    present: list[str] = []
+def find_schemas(
+    mapping: Mapping, present: dict[str, TableDescription], source: Path | None, tell: Callable[[str], None]
+) -> dict[str, KeySchema]:
+    """Return the key of each entity's table.
+
+    The mapping gives the types. Those that it leaves open are the types of the source's columns; without a source,
+    those of the tables that are present; else text, and `tell` is told so. Raises SourceError, and RefusedError if
+    entities that share a table differ.
+    """
+    if source is None:
+        assumed = [
+            f"{part} of {name}"
+            for name in mapping.entities
+            if name not in present
+            for part in find_open_types(mapping, name)
+        ]
+        if assumed:
+            tell(
+                f"keys: text for {list_words(assumed, 'and')}, whose type the mapping does not say: if a column is a "
+                "number, stop, and give SOURCE= the database or declare the type"
+            )
+        schemas = find_deployed_schemas(mapping, present)
+    else:
+        schemas = find_source_schemas(mapping, source)
+    for table, (first, *others) in mapping.mates.items():
+        for other in others:
+            if schemas[other.name] != schemas[first.name]:
+                raise RefusedError(
+                    f"Entities {first.name} and {other.name} make the key of {table} of different types: say the types "
+                    "of its key under tables in the mapping."
+                )
+    return schemas
+
+
+def _find_tables(
+    mapping: Mapping,
+    environment: str,
+    session: "Session",
+    source: Path | None,
+    *,
+    has_stack: bool,
+    tell: Callable[[str], None],
+) -> _Tables:
+    """Find the tables that exist, and check that they can stay. Raises RefusedError or TargetError if not."""
+    present: dict[str, TableDescription] = {}
     absent: list[str] = []
-    tables: dict[str, TableDescription] = {}
     with DynamoDB(session.client("dynamodb", config=client_config())) as dynamodb:
         for entity in mapping.entities.values():
             name = entity.table(environment)
             try:
-                tables[entity.name] = dynamodb.describe_table(name)
+                present[entity.name] = dynamodb.describe_table(name)
             except TargetError:
                 absent.append(name)
-            else:
-                present.append(name)
-    schemas = find_deployed_schemas(mapping, tables)
-    for name, table in tables.items():
-        check_table(mapping.entities[name], table, schemas)
-    if present and absent:
+    schemas = find_schemas(mapping, present, source, tell)
+    for name, table in present.items():
+        if has_stack:
+            expect_key(mapping, name, table, schemas)
+            if len(changes := find_index_changes(mapping, name, table)) > 1:
+                named = ", ".join(dict.fromkeys(changes))
+                raise RefusedError(
+                    f"Table {table.name} does not have the indexes of the mapping ({named}), and CloudFormation "
+                    "creates or deletes one index of a table at a time; altering one is both. Change the mapping in "
+                    "steps and deploy after each, or restore a table that was changed outside of its stack."
+                )
+        else:
+            check_table(mapping, name, table, schemas)
+    if present and absent and not has_stack:
+        there = list(dict.fromkeys(table.name for table in present.values()))
         raise RefusedError(
-            f"{_join(present)} exist{'s' if len(present) == 1 else ''} already, but {_join(absent)} "
-            f"do{'es' if len(absent) == 1 else ''} not: create the rest with the stack that made the others, "
-            "or deploy to an environment that has none of them."
+            f"{_say(there, 'exists', 'exist')} already, but {_say(absent, 'does', 'do')} not: create the rest with the "
+            "stack that made the others, or deploy to an environment that has none of them."
         )
-    return bool(present)
+    return _Tables(present, schemas, has_stack)
 
 
-def _join(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+def _say(names: list[str], one: str, many: str) -> str:
+    return f"{list_words(names, 'and')} {one if len(names) == 1 else many}"
+
+
+def _check_deployed(
+    mapping: Mapping, environment: str, session: "Session", schemas: dict[str, KeySchema], stack: str
+) -> None:
+    """Raise TargetError if the tables are not what their stack says."""
+    with DynamoDB(session.client("dynamodb", config=client_config())) as dynamodb:
+        for entity in mapping.entities.values():
+            try:
+                check_table(mapping, entity.name, dynamodb.describe_table(entity.table(environment)), schemas)
+            except TargetError as error:
+                raise TargetError(
+                    f"Stack {stack} is as the mapping says, but its table was changed outside of it. {error}"
+                ) from error
+
+
+def _upload(session: "Session", bucket: str, stack: str, template: str) -> str:
+    """Put a template into the artifacts bucket, beside the targets, and return its URL."""
+    s3 = session.client("s3")
+    key = f"templates/{stack}-{hashlib.sha256(template.encode()).hexdigest()[:16]}.yaml"
+    s3.put_object(Bucket=bucket, Key=key, Body=template.encode(), ContentType="application/yaml")
+    return f"{s3.meta.endpoint_url}/{bucket}/{key}"
 
 
 def name_bucket(account: str, region: str, environment: str, mapping: str = HOME_LIBRARY) -> str:
@@ -162,100 +267,3 @@ def _find_account(session: "Session") -> tuple[str, str, str]:
     sts = session.client("sts")
     _, partition, _, _, account, _ = sts.get_caller_identity()["Arn"].split(":", 5)
     return partition, account, sts.meta.region_name
-
-
-def _find_stack(cloudformation: "CloudFormationClient", name: str) -> "StackTypeDef | None":
-    try:
-        [stack] = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    except ClientError as error:
-        if "does not exist" in str(error):
-            return None
-        raise
-    return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
-
-
-def _put_stack(
-    cloudformation: "CloudFormationClient", name: str, template: str, parameters: dict[str, str]
-) -> StackChange:
-    """Create or update one stack, and wait until CloudFormation is done. Other parameters keep their values."""
-    stack = _find_stack(cloudformation, name)
-    if stack:
-        _check_status(name, stack["StackStatus"])
-    kept = (
-        {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())} - set(parameters) if stack else set()
-    )
-    request: dict[str, Any] = {
-        "StackName": name,
-        "TemplateBody": (TEMPLATES / template).read_text(),
-        "Parameters": [
-            *({"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()),
-            *({"ParameterKey": key, "UsePreviousValue": True} for key in sorted(kept)),
-        ],
-        "Capabilities": ["CAPABILITY_IAM"],
-        # A failed creation removes everything it made, even what is to be retained: the next attempt starts clean.
-        "RetainExceptOnCreate": True,
-    }
-    if stack is None:
-        started = cloudformation.create_stack(**request, OnFailure="DELETE")["StackId"]
-        _wait(cloudformation, name, started, "CREATE_COMPLETE")
-        return "created"
-    try:
-        started = cloudformation.update_stack(**request)["StackId"]
-    except ClientError as error:
-        if "No updates are to be performed" in str(error):
-            return "unchanged"
-        raise
-    _wait(cloudformation, name, started, "UPDATE_COMPLETE")
-    return "updated"
-
-
-def _check_status(name: str, status: str) -> None:
-    if status in {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "REVIEW_IN_PROGRESS", "DELETE_FAILED"}:
-        raise RefusedError(
-            f"Stack {name} is in {status}, and CloudFormation cannot update it: "
-            f"run `aws cloudformation delete-stack --stack-name {name}` and deploy again."
-        )
-    if status.endswith("_IN_PROGRESS"):
-        raise RefusedError(f"Stack {name} is in {status}: another deployment is at work. Try again later.")
-    if status.endswith("_FAILED"):
-        raise RefusedError(
-            f"Stack {name} is in {status}: run `aws cloudformation continue-update-rollback --stack-name {name}` "
-            "and deploy again."
-        )
-
-
-def _wait(cloudformation: "CloudFormationClient", name: str, stack_id: str, wanted: str) -> None:
-    """Wait until the stack is `wanted`. Raises TargetError or AccessError, with the first reason, if it fails."""
-    pause, longest = POLL_SECONDS
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]  # an id finds a deleted stack too
-        status = stack["StackStatus"]
-        if status == wanted:
-            return
-        if not status.endswith("_IN_PROGRESS"):
-            reason = _find_reason(cloudformation, stack_id) or stack.get("StackStatusReason", status)
-            denied = "not authorized" in reason or "AccessDenied" in reason
-            raise (AccessError if denied else TargetError)(f"Stack {name} ended in {status}: {reason.rstrip('.')}.")
-        time.sleep(pause)
-        pause = min(pause * 1.5, longest)
-    raise TransientError(
-        f"Stack {name} is not done after {WAIT_SECONDS:.0f} s: look at it in the console, then deploy again."
-    )
-
-
-def _find_reason(cloudformation: "CloudFormationClient", stack_id: str) -> str | None:
-    """Return why the operation failed first. Later reasons are mostly "Resource creation cancelled"."""
-    reason = None
-    pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id)
-    for event in (event for page in pages for event in page["StackEvents"]):  # newest first
-        if event["ResourceStatus"].endswith("_FAILED") and event.get("ResourceStatusReason"):
-            reason = f"{event['LogicalResourceId']}: {event['ResourceStatusReason']}"
-        elif event["ResourceStatus"] in STARTS and event.get("PhysicalResourceId") == stack_id:
-            break  # the start of this operation; older events belong to earlier ones
-    if reason and "DescribeEvents" in reason:  # refused before anything was made: the reason is elsewhere
-        failed = cloudformation.describe_events(StackName=stack_id, Filters={"FailedEvents": True})["OperationEvents"]
-        reasons = [f"{event['LogicalResourceId']}: {event['ValidationStatusReason']}"
-                   for event in failed if event.get("ValidationStatusReason")]  # fmt: skip
-        return reasons[0] if reasons else reason
-    return reason

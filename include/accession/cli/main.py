@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -24,14 +25,15 @@ from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
 from accession.aws import adopt_region, check_endpoints, explain_errors
 from accession.cli.airflow_process import LOCAL_FOLDER, AirflowRun, run_dag
-from accession.cli.deploy import deploy_stacks, find_bucket
+from accession.cli.arguments import find_mapping, open_source
+from accession.cli.deploy import deploy_stacks, find_bucket, find_schemas
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
+from accession.cli.template import write_template
 from accession.commands import HOME_LIBRARY
 from accession.conf import check_params, rename_old
 from accession.deployment import load_deployment, read_environ
 from accession.errors import AccessionError, ParamsError
-from accession.mapping import Mapping, check_mappings, find_mappings
 from accession.params import MigrateParams, RollbackParams
 
 if TYPE_CHECKING:
@@ -79,7 +81,11 @@ def _make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     add("demo", demo, "migrate a sample library on an embedded local AWS")
-    add("deploy", deploy, "create or update the tables, the bucket and the policies", "environment", "conf", "mapping")
+    add("template", template, "print the CloudFormation template of the tables", "mapping", "environment", "source")
+    add(
+        "deploy", deploy, "create or update the tables, the bucket and the policies",
+        "environment", "conf", "mapping", "source",
+    )  # fmt: skip
     add("migrate", migrate, "migrate a SQLite file", "source", "environment", "conf", "resume", "mapping")
     add("rollback", rollback, "undo a finished run", "run", "environment", "conf", "mapping")
     add("audit", audit, "check the register and every artifact of an environment", "environment", "mapping")
@@ -88,7 +94,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 OPTIONS = {
     "environment": "last part of the tables' names, for example dev",
-    "mapping": f"name of a mapping file; default {HOME_LIBRARY}",
+    "mapping": f"name of a mapping, or path of its file; default {HOME_LIBRARY}",
     "source": "path of the SQLite file, or s3://bucket/key",
     "conf": "further params of the run (for deploy: options of the bucket and its policies), as a JSON object",
     "resume": "name of the interrupted run to continue",
@@ -106,7 +112,9 @@ def demo(_options: argparse.Namespace) -> int:
     with start_ministack(log=folder / "ministack.log") as ministack:
         ministack.take_environ()
         tell("deploying the tables and the artifacts bucket with CloudFormation")
-        deployed = deploy_stacks(_load(HOME_LIBRARY), "local", boto3.Session(), tell=lambda line: tell(f"  {line}"))
+        deployed = deploy_stacks(
+            find_mapping(HOME_LIBRARY), "local", boto3.Session(), tell=lambda line: tell(f"  {line}")
+        )
         source = write_sample(folder / "site.db")
         tell(f"wrote a sample library to {_show(source)}")
         conf = {
@@ -124,20 +132,33 @@ def demo(_options: argparse.Namespace) -> int:
     return _end(done)
 
 
+def template(options: argparse.Namespace) -> int:
+    """Print the CloudFormation template of a mapping's tables."""
+    environment = _need_environment(options, "make template") if options.environment else ""
+    mapping = find_mapping(options.mapping)
+    with open_source(options.source) as source:
+        schemas = find_schemas(mapping, {}, source, lambda line: print(line, file=sys.stderr))
+    print(write_template(mapping, schemas, environment), end="")
+    return 0
+
+
 def deploy(options: argparse.Namespace) -> int:
     """Deploy both stacks, and say what to type next."""
     environment = _need_environment(options, "make deploy ENVIRONMENT=dev")
     given = {name: str(value).lower() if isinstance(value, bool) else str(value)
              for name, value in _read_conf(options.conf).items()}  # fmt: skip
-    deployed = deploy_stacks(_load(options.mapping), environment, boto3.Session(), options=given, tell=print)
+    mapping = find_mapping(options.mapping)
+    with open_source(options.source) as source:
+        deployed = deploy_stacks(mapping, environment, boto3.Session(), source=source, options=given, tell=print)
     print(f"bucket: {deployed.bucket}")
     print(f"policy for the role of Airflow's workers: {deployed.policy}")
     if deployed.source_policy:
         print(f"policy for those workers that read the source: {deployed.source_policy}")
     print(f"policy for the role of Airflow's API server: {deployed.pages_policy}")
     print(f"policy for auditors: {deployed.auditor_policy}")
-    mapping = f" MAPPING={options.mapping}" if options.mapping else ""
-    print(f"next: make migrate{mapping} SOURCE=/path/to/site.db ENVIRONMENT={environment}")
+    named = f" MAPPING={shlex.quote(options.mapping)}" if options.mapping else ""
+    path = shlex.quote(options.source or "/path/to/site.db")
+    print(f"next: make migrate{named} SOURCE={path} ENVIRONMENT={environment}")
     return 0
 
 
@@ -150,7 +171,7 @@ def migrate(options: argparse.Namespace) -> int:
         _merge(conf, "resume", options.resume)
     if options.source or not options.resume:  # a resume reads the run's backup, not the source
         _merge(conf, "source", _make_absolute(_need(options, "source", usage)))
-    return _run("migrate", _load(options.mapping).name, conf)
+    return _run("migrate", find_mapping(options.mapping).name, conf)
 
 
 def rollback(options: argparse.Namespace) -> int:
@@ -159,13 +180,13 @@ def rollback(options: argparse.Namespace) -> int:
     conf = rename_old(RollbackParams, _read_conf(options.conf))
     _merge(conf, "environment", _need_environment(options, usage))
     _merge(conf, "run", _need(options, "run", usage))
-    return _run("rollback", _load(options.mapping).name, conf)
+    return _run("rollback", find_mapping(options.mapping).name, conf)
 
 
 def audit(options: argparse.Namespace) -> int:
     """Check the register of an environment and every artifact that it lists, and print all runs."""
     environment = _need_environment(options, "make audit ENVIRONMENT=dev")
-    mapping = _load(options.mapping).name
+    mapping = find_mapping(options.mapping).name
     client = boto3.client("s3", config=client_config())
     found = audit_target(Store(client, _find_bucket(environment, mapping), mapping, environment))
     print(show_audit(found))
@@ -229,17 +250,6 @@ def _save_report(done: AirflowRun, folder: Path) -> Path | None:
 def _make_absolute(place: str) -> str:
     """Return a path or s3:// address that means the same in Airflow's tasks, which work in another folder."""
     return place if place.startswith("s3://") else str(Path(place).absolute())
-
-
-def _load(name: str) -> Mapping:
-    wanted, files = name or HOME_LIBRARY, find_mappings()
-    sound, errors = check_mappings(file for file in files if file.stem == wanted)
-    if errors:
-        raise errors[0]
-    if not sound:
-        known = ", ".join(file.stem for file in files)
-        raise ParamsError(f"There is no mapping {wanted}: set MAPPING to one of {known or 'your own'}.")
-    return next(iter(sound.values()))
 
 
 def _need(options: argparse.Namespace, name: str, usage: str) -> str:

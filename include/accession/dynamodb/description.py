@@ -28,7 +28,10 @@ class IndexKey(NamedTuple):
 
 @dataclass(frozen=True)
 class TableDescription:
-    """A table as DescribeTable knows it; its indexes by name, each with its key and its status."""
+    """A table as DescribeTable knows it; its indexes by name, each with its key, its status and its projection.
+
+    A projection is `all`, `keys`, or the sorted names of the attributes that are projected beside the keys.
+    """
 
     name: str
     arn: str
@@ -39,6 +42,7 @@ class TableDescription:
     indexes: dict[str, IndexKey]
     index_status: dict[str, str]
     attribute_types: dict[str, str]
+    projections: dict[str, str | tuple[str, ...]]
 
     @property
     def schema(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -63,6 +67,7 @@ def read_description(found: dict[str, Any]) -> TableDescription:
         # MiniStack leaves the status out of tables that a stack made.
         index_status={index["IndexName"]: index.get("IndexStatus", "ACTIVE") for index in indexes},
         attribute_types=types,
+        projections={index["IndexName"]: _read_projection(index["Projection"]) for index in indexes},
     )
 
 
@@ -70,3 +75,13 @@ def _read_key(schema: list[dict[str, str]]) -> IndexKey:
     return IndexKey(
         *(tuple(entry["AttributeName"] for entry in schema if entry["KeyType"] == kind) for kind in ("HASH", "RANGE"))
     )
+
+
+def _read_projection(projection: dict[str, Any]) -> str | tuple[str, ...]:
+    match projection.get("ProjectionType", "ALL"):
+        case "ALL":
+            return "all"
+        case "KEYS_ONLY":
+            return "keys"
+        case _:
+            return tuple(sorted(projection["NonKeyAttributes"]))

@@ -13,20 +13,20 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from accession.column_types import FIRST_SEEN_MARK, NULL, ValueProblem
+from accession.column_types import FIRST_SEEN_MARK, NULL, TypedValue, ValueProblem
 from accession.items.composed import Absent, BadPart, Composed
 from accession.items.keys import ItemKey, KeySchema
 from accession.items.plan import ItemPlan, Reference
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
+from accession.items.write_units import WRITE_UNIT_BYTES, WriteUnits
 from accession.mapping import Entity, Mapping
+from accession.validation import list_words
 
 TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchanged` compares it
 
 # Amazon DynamoDB Developer Guide, "Service quotas": item size with attribute names.
 MAX_ITEM_BYTES = 400 * 1024
 JSON_BYTES = 12  # that the JSON of an item has for each attribute, beside its name and value
-# "Read and write operations": one write unit for each 1 KB begun; an index that holds the item costs the same again.
-WRITE_UNIT_BYTES = 1024
 
 MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
@@ -83,7 +83,7 @@ class ItemBuilder:
         self.key = schemas[entity.name]
         self._plan = ItemPlan.make(entity, mapping, schemas)
         self._is_new_id = entity.new_id is not None and len(self.key.names) == 1
-        self._indexes, self._index_keys = tuple(entity.indexes.values()), entity.index_keys
+        self._write_units = WriteUnits(self.key.names, mapping.indexes[entity.name])
         # Hashes that have taken in what all rows begin with, to be copied: half the cost of new ones.
         self._id = hashlib.sha1(namespace.bytes + f"{entity.name}/".encode(), usedforsecurity=False)
         self._identity = [
@@ -135,6 +135,8 @@ class ItemBuilder:
                 for content in item[name].values():
                     if len(content) * 4 > limit:  # a character has at most four bytes
                         self._check_index_key(name, item, limit)
+        for names, limit in plan.part_limits:
+            self._check_index_part(names, item, limit)
         return Converted(item, adjusted, self._digest_identity(item) if self._identity else b"")
 
     def find_orphans(self, row: Sequence[Any]) -> list[Orphan]:
@@ -164,12 +166,19 @@ class ItemBuilder:
         return 0
 
     def _check_index_key(self, name: str, item: TypedItem, limit: int) -> None:
-        value = item[name]
-        size = len(value["S"].encode(errors="surrogatepass")) if "S" in value else measure_value(value)
+        size = _measure_key(item[name])
         if size > limit:
             of_index = "" if name in self.key.names else "n index"
             reason = f"{name} has {size:,} bytes; a{of_index} key of DynamoDB has at most {limit:,}"
             raise Reject(self._find_column(name), reason)
+
+    def _check_index_part(self, names: tuple[str, ...], item: TypedItem, limit: int) -> None:
+        sizes = [_measure_key(item[name]) for name in names if name in item]
+        if len(sizes) == len(names) and sum(sizes) > limit:
+            column = ", ".join(map(self._find_column, names))
+            shown = list_words(names, "and")
+            reason = f"{shown} have {sum(sizes):,} bytes; a part of an index key of DynamoDB has at most {limit:,}"
+            raise Reject(column, reason)
 
     def _digest_identity(self, item: TypedItem) -> bytes:
         """Return eight bytes for each identity alternative, keyed with the namespace; zeros for one that holds a NULL.
@@ -254,11 +263,7 @@ class ItemBuilder:
     def count_write_units(self, item: TypedItem, size: int) -> int:
         """Return the units that one write of `item` (`size` bytes) costs, those of the indexes that hold it
         included."""
-        if self._index_keys <= item.keys():
-            copies = 1 + len(self._indexes)
-        else:
-            copies = 1 + sum(all(map(item.__contains__, names)) for names in self._indexes)
-        return copies * -(-size // WRITE_UNIT_BYTES)
+        return self._write_units.count(item, size)
 
     def _find_largest(self, item: TypedItem, size: int) -> Reject:
         largest = max(item, key=lambda name: measure_value(item[name]))
@@ -290,6 +295,10 @@ class ItemBuilder:
 
 def _may_be_null(reference: Reference, row: Sequence[Any]) -> bool:
     return reference.is_optional and None in [row[position] for position in reference.positions]
+
+
+def _measure_key(value: TypedValue) -> int:
+    return len(value["S"].encode(errors="surrogatepass")) if "S" in value else measure_value(value)
 
 
 def is_unicode(text: str) -> bool:

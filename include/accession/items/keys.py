@@ -94,12 +94,18 @@ Affinities = Mapping[str, str]
 def find_key_schemas(mapping: MappingFile, affinities: Mapping[str, Affinities]) -> dict[str, KeySchema]:
     """Return the key of each entity's table. `affinities` has those of each entity's source table.
 
-    A column that is kept and whose type no attribute declares is a number if the source declares it as an integer.
+    A table that the mapping declares has the types that it says. Elsewhere a column that is kept and whose type no
+    attribute declares is a number if the source declares it as an integer.
     """
     schemas: dict[str, KeySchema] = {}
     for name in mapping.order:
         entity = mapping.entities[name]
-        types = tuple(_find_part_type(entity, part, schemas, affinities.get(name, {})) for part in entity.key_parts)
+        declared = mapping.tables.get(entity.target.table)
+        types = (
+            declared.key_types
+            if declared
+            else tuple(_find_part_type(entity, part, schemas, affinities.get(name, {})) for part in entity.key_parts)
+        )
         schemas[name] = KeySchema(entity.target.keys, types)
     return schemas
 

@@ -1,5 +1,6 @@
 """How an entity's items are made: a plan for each attribute, worked out once, so that a row takes few steps. Pure."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ class ItemPlan:
     constants: TypedItem
     first_seen: tuple[str, ...]  # attributes that may hold the time of first sight
     key_limits: tuple[tuple[str, int], ...]  # index keys and the most bytes that each may have
+    part_limits: tuple[tuple[tuple[str, ...], int], ...]  # the same for parts of index keys with several attributes
 
     @classmethod
     def make(cls, entity: Entity, mapping: Mapping, schemas: AnyMapping[str, KeySchema]) -> "ItemPlan":
@@ -73,6 +75,7 @@ class ItemPlan:
             },
             first_seen=tuple(name for name, attribute in entity.attributes.items() if attribute.is_first_seen),
             key_limits=planner.find_key_limits(),
+            part_limits=planner.find_part_limits(),
         )
 
 
@@ -83,6 +86,7 @@ class _Planner:
         self.entity, self.mapping, self.schemas = entity, mapping, schemas
         self.positions = {column: position for position, column in enumerate(entity.columns)}
         self.keys = frozenset(entity.target.keys)
+        self.indexes, self.index_keys = mapping.indexes[entity.name], mapping.index_keys[entity.name]
 
     def plan_fields(self) -> tuple[Field, ...]:
         """Plan the attributes that are converted columns, those of the key included."""
@@ -98,7 +102,7 @@ class _Planner:
         return tuple(planned)
 
     def _plan_field(self, name: str, column: str, convert: Converter, default: TypedValue | None) -> Field:
-        is_index_key = name in self.entity.index_keys
+        is_index_key = name in self.index_keys
         return Field(name, column, self.positions[column], convert, default, is_index_key, name in self.keys)
 
     def plan_reference(self, name: str, number: int) -> Reference:
@@ -113,7 +117,7 @@ class _Planner:
             len(self.positions) + number,
             self.schemas[attribute.parent].find_type(attribute.part),
             attribute.optional,
-            name in self.entity.index_keys,
+            name in self.index_keys,
         )
 
     def plan_templates(self) -> tuple[Composed, ...]:
@@ -130,7 +134,7 @@ class _Planner:
 
     def _plan_template(self, name: str, template: Template, kind: KeyType) -> Composed:
         pieces = tuple(piece if isinstance(piece, str) else self._place(piece) for piece in template.pieces)
-        return Composed(name, pieces, kind, name in self.keys, name in self.entity.index_keys)
+        return Composed(name, pieces, kind, name in self.keys, name in self.index_keys)
 
     def _place(self, place: Placeholder) -> Place:
         if place.of_attribute:
@@ -141,11 +145,22 @@ class _Planner:
         """Return the most bytes that each key may have: the least of its places in the table and its indexes. A new id
         is a UUID and needs no check."""
         limits: dict[str, int] = {}
-        for names in (self.entity.target.keys, *self.entity.indexes.values()):
-            for name, limit in zip(names, (MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES), strict=False):
-                if not self._is_new_id(name):
-                    limits[name] = min(limit, limits.get(name, limit))
+        places = [*zip(self.entity.target.keys, (MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES), strict=False)]
+        places += [(name, limit) for names, limit in self._list_index_parts() for name in names]
+        for name, limit in places:
+            if self.entity.may_have(name) and not self._is_new_id(name):
+                limits[name] = min(limit, limits.get(name, limit))
         return tuple(limits.items())
+
+    def find_part_limits(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """Return the most bytes that the attributes of a part may have together, for parts of several attributes."""
+        return tuple((names, limit) for names, limit in self._list_index_parts() if len(names) > 1)
+
+    def _list_index_parts(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Yield the parts of the keys of all indexes, and the most bytes that each may have."""
+        for index in self.indexes:
+            yield index.partition, MAX_PARTITION_KEY_BYTES
+            yield index.sort, MAX_SORT_KEY_BYTES
 
     def _is_new_id(self, name: str) -> bool:
         """Tell whether an attribute holds a new id, of the entity itself or of a parent."""

@@ -33,7 +33,7 @@ class Entity(StrictModel):
     indexes: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="look-ups the application makes: a partition key and at most one sort key, of the attributes "
-        "and the table's key",
+        "and the table's key; not if the table is under tables",
     )
     identity: tuple[tuple[str, ...], ...] = Field(
         (), description="a row whose alternatives all differ from what was recorded for its key is another thing"
@@ -152,11 +152,15 @@ class Entity(StrictModel):
                 if name in self.target.keys:
                     continue
                 self._expect_attribute(f"indexes.{index}", name)
-                attribute = self.attributes[name]
-                if attribute.default == "":
-                    raise ValueError(f"indexes.{index}: {name} cannot be '' by default: an index key is never empty")
-                if not attribute.references and attribute.key_type is None:
-                    raise ValueError(f"indexes.{index}: {name} must be of one type, {list_words(_list_key_types())}")
+                self.check_index_key(f"indexes.{index}", name)
+
+    def check_index_key(self, where: str, name: str) -> None:
+        """Raise ValueError if an attribute cannot be a key of an index. `where` is the place that names it."""
+        attribute = self.attributes[name]
+        if attribute.default == "":
+            raise ValueError(f"{where}: {name} cannot be '' by default: an index key is never empty")
+        if not attribute.references and attribute.key_type is None:
+            raise ValueError(f"{where}: {name} must be of one type, {list_words(_list_key_types())}")
 
     def _check_identity(self) -> None:
         for alternative in self.identity:
@@ -217,15 +221,14 @@ class Entity(StrictModel):
             return True
         return attribute.template is not None and any(map(self.is_sensitive, attribute.template.attributes))
 
-    @cached_property
-    def index_keys(self) -> frozenset[str]:
-        """The attributes that are keys of any index."""
-        return frozenset(name for names in self.indexes.values() for name in names)
-
     @property
     def origin(self) -> str:
         """Return where the rows come from, as people read it: the source's table, or "query of invoice"."""
         return self.source.table or f"query of {self.name}"
+
+    def may_have(self, name: str) -> bool:
+        """Tell whether items may have an attribute from the mapping; a key of an index may be another entity's."""
+        return name in self.attributes or name in self.target.keys
 
     def table(self, environment: str) -> str:
         """Return the name of this entity's DynamoDB table in `environment`."""

@@ -6,8 +6,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
+from accession.column_types import KeyType
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
 from accession.mapping.key import KeyPart
+from accession.mapping.table import Index, TargetTable, check_shared_table, check_target_table, unite_indexes
 from accession.validation import StrictModel, explain_unknown, list_words
 
 # sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
@@ -38,6 +40,11 @@ class Mapping(StrictModel):
     name: str = Field(pattern=NAME, json_schema_extra=NAME_ALLOWED)
     timezone: str = "UTC"
     schedule: str | None = None
+    tables: dict[str, TargetTable] = Field(
+        default_factory=dict,
+        description="tables by name, as target.table has it, if an index needs more than a list of attributes or the "
+        "types of a key are to be said",
+    )
     entities: dict[str, Entity]
     sha256: str = Field(exclude=True, description="of the file's bytes; goes into the audit")
 
@@ -73,6 +80,7 @@ class Mapping(StrictModel):
             most = MAX_PARENTS - int(self.needs_survey(name))
             if len(parents) > most:
                 raise ValueError(f"entities.{name}: refers to {len(parents)} entities, and at most {most} are possible")
+        self._check_tables()
         return self
 
     def _check_shared_tables(self) -> None:
@@ -107,6 +115,53 @@ class Mapping(StrictModel):
                 f"{where}: {parent.name} has new ids, so the old value cannot be kept as the key of {child.name}; "
                 f'write "{{@{name}}}" in place of keep for the new one, or keep the key of {parent.name}'
             )
+
+    def _check_tables(self) -> None:
+        for table, mates in self.mates.items():
+            if table in self.tables:
+                check_target_table(table, self.tables[table], mates, self._find_made_type)
+            elif len(mates) > 1:
+                check_shared_table(mates, self._find_made_type)
+        for table in self.tables.keys() - self.mates.keys():
+            raise ValueError(explain_unknown(table, self.mates, f"tables.{table}: no entity has this target.table"))
+
+    @cached_property
+    def mates(self) -> dict[str, tuple[Entity, ...]]:
+        """Target table → the entities that go there, as in the file."""
+        found: dict[str, tuple[Entity, ...]] = {}
+        for entity in self.entities.values():
+            found[entity.target.table] = (*found.get(entity.target.table, ()), entity)
+        return found
+
+    def _find_made_type(self, entity: Entity, name: str) -> KeyType | None:
+        """Return the type that an attribute of an entity has as a key; None if a column of the source decides it."""
+        attribute = entity.attributes.get(name)
+        if attribute is None:
+            return None if entity.target.find_part(name).column else "S"
+        if attribute.parent is None:
+            return attribute.key_type
+        parent = self.entities[attribute.parent]
+        part = attribute.part or parent.target.keys[0]
+        declared = self.tables.get(parent.target.table)
+        if declared is not None and part in declared.key:
+            return dict(zip(declared.key, declared.key_types, strict=True))[part]
+        return self._find_made_type(parent, part)
+
+    @cached_property
+    def indexes(self) -> dict[str, tuple[Index, ...]]:
+        """Entity → the indexes of its table, whoever lists them."""
+        found = {
+            table: self.tables[table].all_indexes if table in self.tables else unite_indexes(mates)
+            for table, mates in self.mates.items()
+        }
+        return {name: found[entity.target.table] for name, entity in self.entities.items()}
+
+    @cached_property
+    def index_keys(self) -> dict[str, frozenset[str]]:
+        """Entity → the attributes that are keys of any index of its table."""
+        return {
+            entity: frozenset(name for index in found for name in index.names) for entity, found in self.indexes.items()
+        }
 
     @cached_property
     def order(self) -> tuple[str, ...]:

@@ -3,7 +3,14 @@
 from accession.run.end import Outcome
 from accession.run.lookups import ask_application
 from accession.run.plan import refuse_plan, show_plan
-from accession.run.preflight import check_table, find_deployed_schemas
+from accession.run.preflight import (
+    check_table,
+    expect_key,
+    find_deployed_schemas,
+    find_index_changes,
+    find_open_types,
+    find_source_schemas,
+)
 from accession.run.remote_source import fetch_source
 from accession.run.report_page import TEMPLATES, describe_report, find_tone, make_environment
 from accession.run.run import Gate, Run
@@ -17,8 +24,12 @@ __all__ = [
     "ask_application",
     "check_table",
     "describe_report",
+    "expect_key",
     "fetch_source",
     "find_deployed_schemas",
+    "find_index_changes",
+    "find_open_types",
+    "find_source_schemas",
     "find_tone",
     "make_environment",
     "refuse_plan",

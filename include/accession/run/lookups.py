@@ -5,7 +5,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from accession.dynamodb import DynamoDB
 from accession.errors import VerificationError
 from accession.host import Host
 from accession.items import ItemKey, Table, TypedItem
+from accession.mapping import Index
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +34,30 @@ class LookUps(NamedTuple):
 
 
 def ask_indexes(
-    dynamodb: DynamoDB, table: Table, indexes: Mapping[str, Sequence[str]], items: Sequence[TypedItem], host: Host
+    dynamodb: DynamoDB, table: Table, indexes: Sequence[Index], items: Sequence[TypedItem], host: Host
 ) -> LookUps:
-    """Look up at most LOOK_UPS of `items` through each index of a table, for INDEX_SECONDS in all."""
+    """Look up at most LOOK_UPS of `items` through each index of a table, for INDEX_SECONDS in all.
+
+    An item is asked for by all attributes of the index's key, and recognised by its own key, which every index holds,
+    whatever else it projects.
+    """
     deadline = host.monotonic() + INDEX_SECONDS
     found = LookUps({}, {}, [])
-    for index, names in indexes.items():
-        samples = [item for item in items if all(name in item for name in names)][:LOOK_UPS]
-        found.asked[index] = len(samples)
+    for index in indexes:
+        samples = [item for item in items if all(name in item for name in index.names)][:LOOK_UPS]
+        found.asked[index.name] = len(samples)
         for item in samples:
             key = table.key.read(item)
-            values = {name: item[name] for name in names}
-            has_item = _has_item(dynamodb, table, index, values, key, host, deadline)
+            values = {name: item[name] for name in index.names}
+            has_item = _has_item(dynamodb, table, index.name, values, key, host, deadline)
             if has_item is None:
-                found.not_known[index] = found.not_known.get(index, 0) + 1
+                found.not_known[index.name] = found.not_known.get(index.name, 0) + 1
             elif not has_item:
-                found.missing.append(f"{index} does not find {key}")
-    for index, count in found.not_known.items():
+                found.missing.append(f"{index.name} does not find {key}")
+    for name, count in found.not_known.items():
         logger.warning(
             "%d of %d look-ups through %s of %s ended at their limit of pages: too many items share a key of the index",
-            count, found.asked[index], index, table.name,
+            count, found.asked[name], name, table.name,
         )  # fmt: skip
     return found
 

@@ -87,7 +87,8 @@ def _estimate_proof(run: RunContext, staged: StagedEntity) -> float:
     A scan takes a unit for each 4 KB of the table, a look-up through an index half of one for each 4 KB of an item
     (Developer Guide, "Capacity unit consumption": it is eventually consistent).
     """
-    counts, indexes = staged.counts, run.mapping.entities[staged.entity].indexes
+    counts, entity = staged.counts, run.mapping.entities[staged.entity]
+    indexes = [index for index in run.mapping.indexes[staged.entity] if all(map(entity.may_have, index.names))]
     items = counts.source_rows - counts.rejected
     if not items:
         return 0.0

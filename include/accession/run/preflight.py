@@ -9,13 +9,14 @@ from accession.artifacts import RunFolder, Store
 from accession.dynamodb import DynamoDB, IndexKey, TableDescription
 from accession.errors import RefusedError, TargetError
 from accession.items import KeySchema, find_attribute_type, find_key_schemas
-from accession.mapping import Entity, Mapping
+from accession.mapping import Entity, Index, Mapping
 from accession.params import MigrateParams
 from accession.run.lineage import check_resumable, expect_entities
 from accession.run.relation import name_field
 from accession.run.table_owner import expect_owner
 from accession.source import check_queries, check_source, lacks_wal
 from accession.target import expect_state, load_state, refuse_if_taken
+from accession.validation import list_words
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def check_all(mapping: Mapping, params: MigrateParams, source: Path | None, stor
     """
     schemas = None
     if source is not None:
-        schemas = _check_source(mapping, source)
+        schemas = find_source_schemas(mapping, source)
         logger.info("source: it is sound and has %s", ", ".join(mapping.source_tables) or "what the queries name")
         if lacks_wal(source):
             logger.warning("source: it is in WAL mode without a -wal; if it was copied without it, rows are missing")
@@ -37,13 +38,16 @@ def check_all(mapping: Mapping, params: MigrateParams, source: Path | None, stor
     if schemas is None:
         schemas = find_staged_schemas(RunFolder(store, params.resume or ""), mapping, tables)
     for name, table in tables.items():
-        check_table(mapping.entities[name], table, schemas)
+        check_table(mapping, name, table, schemas)
         expect_owner(store, dynamodb, table)
     check_target(mapping, params, store, dynamodb)
 
 
-def _check_source(mapping: Mapping, source: Path) -> dict[str, KeySchema]:
-    """Check the source, and return the key of each entity's table as the columns are declared in it."""
+def find_source_schemas(mapping: Mapping, source: Path) -> dict[str, KeySchema]:
+    """Check the source, and return the key of each entity's table as the columns are declared in it. Read-only.
+
+    Raises SourceError.
+    """
     keys, queries = [], {}
     for name, entity in mapping.entities.items():
         if entity.source.table is not None:
@@ -89,66 +93,116 @@ def find_staged_schemas(
     return find_deployed_schemas(mapping, tables) | staged
 
 
-def check_table(entity: Entity, table: TableDescription, schemas: AnyMapping[str, KeySchema]) -> None:
-    """Check that the table is ACTIVE, and has the key and indexes of the mapping. `schemas` has the keys of all tables.
+def check_table(mapping: Mapping, name: str, table: TableDescription, schemas: AnyMapping[str, KeySchema]) -> None:
+    """Check that an entity's table is ACTIVE, and has the key and indexes of the mapping. `schemas` has all keys.
 
     Raises TargetError.
     """
+    entity, indexes = mapping.entities[name], mapping.indexes[name]
     if table.status not in ("ACTIVE", "UPDATING"):
         raise TargetError(f"Table {table.name} is {table.status}: wait until it is ACTIVE.")
-    wanted_key = schemas[entity.name]
-    if table.schema != (wanted_key.names, wanted_key.types):
-        raise TargetError(
-            f"Table {table.name} has the key {_show_key(*table.schema)}, the mapping says "
-            f"{_show_key(wanted_key.names, wanted_key.types)}: name the right table."
-        )
-    for index, names in entity.indexes.items():
-        if index not in table.indexes:
-            has = ", ".join(table.indexes) or "none"
-            raise TargetError(
-                f"Table {table.name} has no index {index} on {', '.join(names)} (it has {has}): deploy it first."
-            )
-        _expect_simple(table, index)
-        wanted = IndexKey(names[:1], names[1:])
-        if table.indexes[index] != wanted:
-            raise TargetError(
-                f"Index {index} of table {table.name} is keyed by {table.indexes[index]}, the mapping says {wanted}: "
-                "correct the index or the mapping."
-            )
-        if table.index_status[index] != "ACTIVE":
-            raise TargetError(
-                f"Index {index} of table {table.name} is {table.index_status[index]}: wait until it is ACTIVE."
-            )
-        for name in names:
-            made, found = find_attribute_type(entity, name, schemas), table.attribute_types.get(name, "S")
-            if made != found:
-                raise TargetError(
-                    f"Index {index} of table {table.name} takes {name} as {found}, the mapping makes it {made}: "
-                    "correct either."
-                )
-    for index in table.indexes.keys() - entity.indexes:
-        names = table.indexes[index].names
+    expect_key(mapping, name, table, schemas)
+    for index in indexes:
+        _check_index(entity, index, table, schemas)
+        if entity.target.table in mapping.tables:
+            _check_projection(index, table)
+    for unlisted in table.indexes.keys() - {index.name for index in indexes}:
+        names = table.indexes[unlisted].names
         if any(name in entity.attributes for name in names):
-            _expect_simple(table, index)
+            is_own = table.indexes[unlisted].is_simple and entity.target.table not in mapping.tables
+            place = f"the indexes of {entity.name}" if is_own else "the table's indexes, under tables"
             raise TargetError(
-                f"Table {table.name} has an index {index} on {', '.join(names)}, which the mapping does not list: "
-                f"add it to the indexes of {entity.name}, so that rejected values are found before the first write."
+                f"Table {table.name} has an index {unlisted} on {table.indexes[unlisted]}, which the mapping does not "
+                f"list: add it to {place}, so that rejected values are found before the first write."
             )
-    logger.info("table %s: it is active and has %s", table.name, ", ".join(entity.indexes) or "no index that is used")
+    named = ", ".join(index.name for index in indexes)
+    logger.info("table %s: it is active and has %s", table.name, named or "no index that is used")
+
+
+def expect_key(mapping: Mapping, name: str, table: TableDescription, schemas: AnyMapping[str, KeySchema]) -> None:
+    """Raise TargetError if an entity's table has another key than the mapping says."""
+    wanted = schemas[name]
+    names, types = table.schema
+    if (names, types) == (wanted.names, wanted.types):
+        return
+    remedy = "name the right table"
+    if names == wanted.names:
+        others = [one for one, kind, made in zip(names, types, wanted.types, strict=True) if kind != made]
+        if others == [one for one in others if one in find_open_types(mapping, name)]:
+            remedy = (
+                f"either declare {list_words(others, 'and')} under attributes of {name} with the type that the table "
+                "has, or delete the table and make it with SOURCE= the database"
+            )
+    raise TargetError(
+        f"Table {table.name} has the key {_show_key(names, types)}, the mapping says "
+        f"{_show_key(wanted.names, wanted.types)}: {remedy}."
+    )
+
+
+def find_open_types(mapping: Mapping, name: str) -> list[str]:
+    """Return the attributes of an entity's key whose types the mapping leaves to the columns of the source."""
+    entity = mapping.entities[name]
+    if entity.target.table in mapping.tables:
+        return []
+    return [part.name for part in entity.key_parts if part.column and part.name not in entity.attributes]
+
+
+def find_index_changes(mapping: Mapping, name: str, table: TableDescription) -> list[str]:
+    """Return the indexes that must be created or deleted so that a table has those of the mapping.
+
+    One that must be deleted and created again is listed twice.
+    """
+    wanted = {
+        (index.name, IndexKey(index.partition, index.sort), _sort_projection(index)) for index in mapping.indexes[name]
+    }
+    found = {(index, key, table.projections[index]) for index, key in table.indexes.items()}
+    return sorted(index for index, _, _ in wanted ^ found)
+
+
+def _check_index(entity: Entity, index: Index, table: TableDescription, schemas: AnyMapping[str, KeySchema]) -> None:
+    wanted = IndexKey(index.partition, index.sort)
+    if index.name not in table.indexes:
+        has = ", ".join(table.indexes) or "none"
+        raise TargetError(f"Table {table.name} has no index {index.name} on {wanted} (it has {has}): deploy it first.")
+    if table.indexes[index.name] != wanted:
+        raise TargetError(
+            f"Index {index.name} of table {table.name} is keyed by {table.indexes[index.name]}, the mapping says "
+            f"{wanted}: correct the index or the mapping."
+        )
+    if table.index_status[index.name] != "ACTIVE":
+        raise TargetError(
+            f"Index {index.name} of table {table.name} is {table.index_status[index.name]}: wait until it is ACTIVE."
+        )
+    for name in index.names:
+        if not entity.may_have(name):
+            continue  # another entity of the table has it
+        made, found = find_attribute_type(entity, name, schemas), table.attribute_types.get(name, "S")
+        if made != found:
+            raise TargetError(
+                f"Index {index.name} of table {table.name} takes {name} as {found}, the mapping makes it {made}: "
+                "correct either."
+            )
+
+
+def _check_projection(index: Index, table: TableDescription) -> None:
+    found, wanted = table.projections[index.name], _sort_projection(index)
+    if found != wanted:
+        raise TargetError(
+            f"Index {index.name} of table {table.name} projects {_show_projection(found)}, the mapping says "
+            f"{_show_projection(wanted)}: correct the index or the mapping."
+        )
+
+
+def _sort_projection(index: Index) -> str | tuple[str, ...]:
+    return tuple(sorted(index.projection)) if isinstance(index.projection, tuple) else index.projection
+
+
+def _show_projection(projection: str | tuple[str, ...]) -> str:
+    return projection if isinstance(projection, str) else ", ".join(projection)
 
 
 def _show_key(names: Iterable[str], types: Iterable[str]) -> str:
     return " and ".join(f"{name} ({kind})" for name, kind in zip(names, types, strict=True))
-
-
-def _expect_simple(table: TableDescription, index: str) -> None:
-    """Raise TargetError if a mapping cannot describe the key of an index."""
-    key = table.indexes[index]
-    if not key.is_simple:
-        raise TargetError(
-            f"Index {index} of table {table.name} is keyed by {key}: a mapping has only indexes of one partition key "
-            "and at most one sort key. Delete the index, and create it again after the migration."
-        )
 
 
 def check_target(mapping: Mapping, params: MigrateParams, store: Store, dynamodb: DynamoDB) -> None:

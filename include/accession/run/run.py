@@ -197,7 +197,7 @@ class Run(RunContext):
         tables = describe_tables(self.mapping, self.store.environment, self.dynamodb)
         schemas = find_staged_schemas(self.folder, self.mapping, tables)
         for name, table in tables.items():
-            check_table(self.mapping.entities[name], table, schemas)
+            check_table(self.mapping, name, table, schemas)
 
     def undo(
         self,

@@ -106,9 +106,7 @@ class _Verifier:
         self.progress.finish()
         self.problems = self.run.folder.path_of_problems(self.first, hash_file(problems))
         self.store.upload(self.problems, problems)
-        indexes = {
-            index: keys for name in self.staged for index, keys in self.run.mapping.entities[name].indexes.items()
-        }
+        indexes = self.run.mapping.indexes[self.first]
         look_ups = ask_indexes(self.dynamodb, self.table, indexes, list(self.samples.values()), self.run.host)
         reason = self._judge()
         lagging = reason is None and bool(look_ups.missing)
