@@ -84,15 +84,14 @@ class Mapping(StrictModel):
         return self
 
     def _check_shared_tables(self) -> None:
-        first: dict[str, Entity] = {}
-        for name, entity in self.entities.items():
-            other = first.setdefault(entity.target.table, entity)
-            if other.target.keys != entity.target.keys:
-                raise ValueError(
-                    f"entities.{name}.target.key: the table {entity.target.table} has the key "
-                    f"{list_words(other.target.keys, 'and')} in {other.name}; give both the same attributes in "
-                    "that order, or a table each"
-                )
+        for table, (first, *others) in self.mates.items():
+            for entity in others:
+                if entity.target.keys != first.target.keys:
+                    raise ValueError(
+                        f"entities.{entity.name}.target.key: the table {table} has the key "
+                        f"{list_words(first.target.keys, 'and')} in {first.name}; give both the same attributes in "
+                        "that order, or a table each"
+                    )
 
     def _check_reference(self, where: str, child: Entity, name: str) -> None:
         """Refuse a reference whose columns or part do not fit the parent's key."""
@@ -196,22 +195,15 @@ class Mapping(StrictModel):
         waiting = [name]
         while waiting:
             entity = self.entities[waiting.pop()]
-            rivals = (other.name for other in self._tables[entity.target.table] if may_collide(entity, other))
+            rivals = (other.name for other in self.mates[entity.target.table] if may_collide(entity, other))
             found = {*entity.references.values(), *rivals} - reached
             reached |= found
             waiting += found
         return reached
 
-    @cached_property
-    def _tables(self) -> dict[str, list[Entity]]:
-        tables: dict[str, list[Entity]] = {}
-        for entity in self.entities.values():
-            tables.setdefault(entity.target.table, []).append(entity)
-        return tables
-
     def find_table_mates(self, name: str) -> tuple[str, ...]:
         """Return the entities that have the table of one, in the order of the groups."""
-        mates = {entity.name for entity in self._tables[self.entities[name].target.table]}
+        mates = {entity.name for entity in self.mates[self.entities[name].target.table]}
         return tuple(other for other in self.order if other in mates)
 
     def find_group(self, name: str) -> tuple[str, ...]:
