@@ -19,29 +19,39 @@ MAPPINGS = ROOT / "mappings"  # of this repository; the wheel brings none
 VARIABLE = "ACCESSION_MAPPINGS"  # the alias of the setting `mappings`, for what runs without Airflow
 
 
-# The parser in C takes a tenth of the time: Airflow parses the DAGs, and so the mappings, again and again.
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(Loader):  # type: ignore[misc]  # one of two classes
-    """Load YAML strictly: a key that occurs twice is an error, and numbers keep every digit."""
+class _Strict(yaml.constructor.SafeConstructor):
+    """Construct YAML strictly: a key that occurs twice is an error, and numbers keep every digit."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value]
         for number, key in enumerate(keys):
             if any(key.value == earlier.value for earlier in keys[:number]):
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} occurs twice", problem_mark=key.start_mark)
-        constructed: dict[Any, Any] = super().construct_mapping(node, deep)
-        return constructed
+        return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> Decimal | float:
         try:
             return Decimal(str(self.construct_scalar(node)).replace("_", ""))
         except InvalidOperation:  # .inf, .nan, and numbers to the base of 60
-            return float(self.construct_yaml_float(node))
+            return self.construct_yaml_float(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+_Strict.add_constructor("tag:yaml.org,2002:float", _Strict.construct_number)
+
+
+class _Loader(_Strict, yaml.SafeLoader):
+    """The parser in Python. It knows the line of a fault."""
+
+
+class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # one of two
+    """The parser in C, a tenth of the cost: Airflow parses the DAGs, and so the mappings, again and again."""
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return yaml.load(raw, _FastLoader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError):
+        return yaml.load(raw, _Loader)  # noqa: S506  a SafeLoader, too
 
 
 def load_mapping(path: Path | str) -> Mapping:
@@ -55,7 +65,7 @@ def load_mapping(path: Path | str) -> Mapping:
     except OSError as error:
         raise MappingError(f"{path}: the mapping cannot be read ({error.strerror}): check its path.") from error
     try:
-        data: Any = yaml.load(raw, _Loader)  # noqa: S506  a SafeLoader
+        data = _parse(raw)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
