@@ -36,15 +36,16 @@ class _Strict(yaml.constructor.SafeConstructor):
             return self.construct_yaml_float(node)
 
 
-_Strict.add_constructor("tag:yaml.org,2002:float", _Strict.construct_number)
-
-
 class _Loader(_Strict, yaml.SafeLoader):
     """The parser in Python. It knows the line of a fault."""
 
 
 class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # one of two
     """The parser in C, a tenth of the cost: Airflow parses the DAGs, and so the mappings, again and again."""
+
+
+for _loader in (_Loader, _FastLoader):
+    _loader.add_constructor("tag:yaml.org,2002:float", _loader.construct_number)
 
 
 def _parse(raw: bytes) -> Any:
