@@ -112,8 +112,8 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
       key: id
       query: |
         SELECT i.id, i.total, c.name AS customer,
-               (SELECT json_group_array(json_object('track', l.track, 'price', l.price))
-                  FROM (SELECT * FROM line ORDER BY id) l WHERE l.invoice = i.id) AS lines
+               (SELECT json_group_array(json_object('track', track, 'price', price))
+                  FROM (SELECT * FROM line WHERE invoice = i.id ORDER BY id)) AS lines
           FROM invoice i JOIN customer c ON c.id = i.customer
     target: {table: "Invoices-{environment}", key: {id: keep}}
     attributes:
@@ -133,7 +133,9 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
   have the affinity of the table's column or the CAST that they are; other values stay as they are. Collations are
   lost: texts are compared byte by byte. The types of attributes come from the mapping.
 - **Order what has an order**, as the lines above: SQLite promises no order of what an aggregate collects, or of the
-  rows that a LIMIT takes.
+  rows that a LIMIT takes. The condition stands beside the ORDER BY: outside of the parentheses, it may be met through
+  an index that has another order. `make lint-mapping` finds this.
+- **Numbers in JSON**: SQLite writes a REAL with 15 digits into it.
 - **`where`** is a condition on each row of a table.
 - **Both may only read the source**, and must find the same in every run on the same source. `random()` and its like,
   `CURRENT_TIMESTAMP`, and a date function without a date, with `'now'`, `'localtime'` or `'utc'` are refused, in views
