@@ -28,7 +28,7 @@ def find_mapping(name: str) -> Mapping:
 
 
 def find_files(name: str) -> list[Path]:
-    """Return the files of a mapping, as `find_mapping` names it: one, or it is wrong. Raises ParamsError without any."""
+    """Return the files of a mapping, as `find_mapping` names it: one if it is sound. Raises ParamsError."""
     if name.endswith(".yaml"):
         os.environ[VARIABLE] = str(Path(name).absolute().parent)
         name = Path(name).stem
