@@ -170,6 +170,18 @@ tables:
   `make template MAPPING=<name>` prints the CloudFormation template.
 """
 
+LINT = """
+## Check a mapping against a source
+
+`make lint-mapping MAPPING=shop SOURCE=shop.db` checks a mapping against a SQLite file, without Airflow and without AWS.
+It finds all faults at once, each with its line in the file: tables and columns that do not exist, keys that repeat, SQL
+that is refused, and SQL whose result depends on the order in which SQLite reads rows (it executes that twice, once with
+`PRAGMA reverse_unordered_selects`). If there are none, it reads every row as a first run into empty tables would, and
+says how many rows of each entity that run would reject, and why.
+
+It exits with 1 if the mapping is wrong, and with 0 if at most rows would be rejected.
+"""
+
 
 def write_params() -> str:
     """Return docs/params.md."""
@@ -237,7 +249,7 @@ def write_mapping() -> str:
     lines += [
         "",
         "A column type may have options, which are keys of the attribute too.",
-        *"\n".join(part.rstrip("\n") for part in (KEYS_AND_REFERENCES, QUERIES, TABLES)).split("\n"),
+        *"\n".join(part.rstrip("\n") for part in (KEYS_AND_REFERENCES, QUERIES, TABLES, LINT)).split("\n"),
         "",
         "## Column types",
         "",

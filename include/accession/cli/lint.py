@@ -36,8 +36,8 @@ def lint_files(paths: Sequence[Path], source: Path) -> int:
 def _show_rejects(name: str, tally: Tally) -> Iterator[str]:
     for number, reason in sorted(tally.rejects.values(), reverse=True):
         yield (
-            f"entities.{name}: {number:,} of {tally.rows:,} rows would be rejected, the first because of {reason}. "
-            "Correct the rows or the mapping, or allow rejects with max_rejects."
+            f"entities.{name}: {number:,} of {tally.rows:,} rows would be rejected ({reason}): correct the rows or the "
+            "mapping, or allow rejects with max_rejects."
         )
 
 

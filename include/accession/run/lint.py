@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from sqlite3 import Connection
 from uuid import UUID
@@ -18,7 +18,7 @@ from accession.run.relation import make_relations, name_field, name_relation, re
 from accession.run.source_rows import SourceRows
 from accession.run.survey import Survey
 from accession.run.table_keys import open_keys
-from accession.source import check_source, list_columns, open_snapshot, quote, take_snapshot
+from accession.source import check_key, explaining, list_columns, open_snapshot, quote, take_snapshot
 from accession.validation import explain_unknown
 
 VALUE = re.compile(r"'.*?'|\d[\d,.]*")  # in a reason, which is counted as one whatever the value is
@@ -27,10 +27,11 @@ ANY_NAMESPACE, ANY_TIME = UUID(int=0), "2000-01-01T00:00:00+00:00"  # of a run; 
 
 @dataclass
 class Tally:
-    """What would become of the rows of an entity: by kind of reason, the number of rejects and the first reason."""
+    """What would become of the rows of an entity. `rejects` has, by column and kind of reason, the number of rejected
+    rows and the first reason, in which sensitive values are masked."""
 
     rows: int
-    rejects: dict[str, tuple[int, str]] = field(default_factory=dict)
+    rejects: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
@@ -39,8 +40,10 @@ class Tally:
 
     def add(self, reject: Reject) -> None:
         """Count a reject."""
-        reason = f"{reject.column}: {reject}"
-        number, first = self.rejects.get(kind := VALUE.sub("", reason), (0, reason))
+        reason = str(reject)
+        kind = reject.column, VALUE.sub("", reason)
+        shown = reason if reason.startswith(reject.column) else f"{reject.column}: {reason}"
+        number, first = self.rejects.get(kind, (0, shown))
         self.rejects[kind] = number + 1, first
 
 
@@ -60,14 +63,17 @@ def lint_mapping(mapping: Mapping, source: Path, folder: Path) -> Findings:
     """
     backup = folder / "backup.db"
     take_snapshot(source, backup)
-    faults = [fault for entity in mapping.entities.values() for fault in _find_faults(mapping, entity, source, backup)]
-    return Findings(tuple(faults), {} if faults else _count_rejects(mapping, backup, folder))
+    with explaining(source):
+        found = (_find_faults(mapping, entity, source, backup) for entity in mapping.entities.values())
+        faults = tuple(dict.fromkeys(chain.from_iterable(found)))  # children repeat a fault of their parent's query
+        return Findings(faults, {} if faults else _count_rejects(mapping, backup, folder))
 
 
 def _find_faults(mapping: Mapping, entity: Entity, source: Path, backup: Path) -> list[str]:
     try:
         with closing(open_snapshot(backup)) as snapshot:
-            return list(_check_columns(mapping, entity, snapshot)) or list(_check_rows(mapping, entity, source, backup))
+            faults = list(_check_columns(mapping, entity, snapshot))
+            return faults or [*_check_key(mapping, entity, snapshot, source), *_check_order(mapping, entity, backup)]
     except SourceError as error:
         return [str(error)]
 
@@ -110,20 +116,24 @@ def _list_uses(mapping: Mapping, entity: Entity) -> Iterator[tuple[str, tuple[st
                 yield f"entities.{child.name}.attributes.{attribute}.references.by", (about.by,)
 
 
-def _check_rows(mapping: Mapping, entity: Entity, source: Path, backup: Path) -> Iterator[str]:
-    """Yield the faults that only the rows show: of the key, and of SQL whose result is not the same each time."""
-    table, found_by = entity.source.table, ((column,) for column in mapping.list_found_by(entity.name))
-    if table is not None:
-        for key in (entity.source.keys, *found_by):
+def _check_key(mapping: Mapping, entity: Entity, snapshot: Connection, source: Path) -> Iterator[str]:
+    """Yield a fault for each key of a table, of its rows or of references to them, that two rows have."""
+    if entity.source.table is not None:
+        for key in (entity.source.keys, *((column,) for column in mapping.list_found_by(entity.name))):
             try:
-                check_source(source, {table: []}, [(table, key)])
+                check_key(snapshot, source, entity.source.table, key)
             except SourceError as error:
                 yield f"entities.{entity.name}.source.key: {error}"
-    if entity.source.query is not None or entity.source.where is not None:
-        with ExitStack() as files:
-            straight, reverse = (files.enter_context(closing(open_snapshot(backup))) for _ in range(2))
-            reverse.execute("PRAGMA reverse_unordered_selects = ON")
-            yield from _compare(mapping, entity, straight, reverse)
+
+
+def _check_order(mapping: Mapping, entity: Entity, backup: Path) -> Iterator[str]:
+    """Yield a fault if the SQL of an entity has another result when SQLite reads rows in reverse."""
+    if entity.source.query is None and entity.source.where is None:
+        return
+    with ExitStack() as files:
+        straight, reverse = (files.enter_context(closing(open_snapshot(backup))) for _ in range(2))
+        reverse.execute("PRAGMA reverse_unordered_selects = ON")
+        yield from _compare(mapping, entity, straight, reverse)
 
 
 def _compare(mapping: Mapping, entity: Entity, straight: Connection, reverse: Connection) -> Iterator[str]:
