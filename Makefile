@@ -77,6 +77,10 @@ rollback: $(READY) ## RUN=run ENVIRONMENT=dev [MAPPING=name] [CONF='{…}']: und
 audit: $(READY) ## ENVIRONMENT=dev [MAPPING=name]: check the register and every artifact, list all runs
 	@$(PYTHON) -m accession.cli audit --environment "$${ENVIRONMENT:-}" --mapping "$${MAPPING:-}"
 
+.PHONY: lint-mapping
+lint-mapping: $(READY) ## SOURCE=site.db [MAPPING=name]: check a mapping against a SQLite file, without AWS
+	@$(PYTHON) -m accession.cli lint-mapping --source "$${SOURCE:-}" --mapping "$${MAPPING:-}"
+
 # The stack in Docker: see docker-compose.yaml. WORKERS=3 runs the tasks on three Celery workers.
 
 COMPOSE := docker compose

@@ -112,8 +112,8 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
       key: id
       query: |
         SELECT i.id, i.total, c.name AS customer,
-               (SELECT json_group_array(json_object('track', l.track, 'price', l.price))
-                  FROM (SELECT * FROM line ORDER BY id) l WHERE l.invoice = i.id) AS lines
+               (SELECT json_group_array(json_object('track', track, 'price', price))
+                  FROM (SELECT * FROM line WHERE invoice = i.id ORDER BY id)) AS lines
           FROM invoice i JOIN customer c ON c.id = i.customer
     target: {table: "Invoices-{environment}", key: {id: keep}}
     attributes:
@@ -133,7 +133,9 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
   have the affinity of the table's column or the CAST that they are; other values stay as they are. Collations are
   lost: texts are compared byte by byte. The types of attributes come from the mapping.
 - **Order what has an order**, as the lines above: SQLite promises no order of what an aggregate collects, or of the
-  rows that a LIMIT takes.
+  rows that a LIMIT takes. The condition stands beside the ORDER BY: outside of the parentheses, it may be met through
+  an index that has another order. `make lint-mapping` finds this.
+- **Numbers in JSON**: SQLite writes a REAL with 15 digits into it.
 - **`where`** is a condition on each row of a table.
 - **Both may only read the source**, and must find the same in every run on the same source. `random()` and its like,
   `CURRENT_TIMESTAMP`, and a date function without a date, with `'now'`, `'localtime'` or `'utc'` are refused, in views
@@ -166,6 +168,18 @@ tables:
   the parent's key, so declare that key under `attributes` of the parent, or the parent's table under `tables`.
 - `make deploy MAPPING=<name> ENVIRONMENT=dev` [makes the tables](deployment.md#tables) by this, and
   `make template MAPPING=<name>` prints the CloudFormation template.
+"""
+
+LINT = """
+## Check a mapping against a source
+
+`make lint-mapping MAPPING=shop SOURCE=shop.db` checks a mapping against a SQLite file, without Airflow and without AWS.
+It finds all faults at once, each with its line in the file: tables and columns that do not exist, keys that repeat, SQL
+that is refused, and SQL whose result depends on the order in which SQLite reads rows (it executes that twice, once with
+`PRAGMA reverse_unordered_selects`). If there are none, it reads every row as a first run into empty tables would, and
+says how many rows of each entity that run would reject, and why.
+
+It exits with 1 if the mapping is wrong, and with 0 if at most rows would be rejected.
 """
 
 
@@ -235,7 +249,7 @@ def write_mapping() -> str:
     lines += [
         "",
         "A column type may have options, which are keys of the attribute too.",
-        *"\n".join(part.rstrip("\n") for part in (KEYS_AND_REFERENCES, QUERIES, TABLES)).split("\n"),
+        *"\n".join(part.rstrip("\n") for part in (KEYS_AND_REFERENCES, QUERIES, TABLES, LINT)).split("\n"),
         "",
         "## Column types",
         "",

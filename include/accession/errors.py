@@ -20,6 +20,8 @@
 A message is one or two sentences: what is wrong, where, and what to do. It never contains a value marked sensitive.
 """
 
+from collections.abc import Iterable
+
 
 class AccessionError(Exception):
     """Root of the tree."""
@@ -38,7 +40,11 @@ class ConfigurationError(PermanentError):
 
 
 class MappingError(PermanentError):
-    """The mapping file is wrong. The message names file, entity and field."""
+    """The mapping file is wrong. The message names file, entity and field; `faults` are those of the fields alone."""
+
+    def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class SourceError(PermanentError):

@@ -253,3 +253,35 @@ def test_a_reject_whose_item_is_outdated_is_told_in_every_run(firm: Driver) -> N
         assert driver.store.get(driver.steps.folder.path("rejects.csv")).count(b"\n") == 2
     with pytest.raises(RefusedError, match="1 rows cannot be migrated and 0 are allowed"):
         later(firm).run()
+
+
+def test_two_that_refer_to_each_other_and_not_to_themselves_are_staged_together(
+    library: Library, tmp_path: Path
+) -> None:
+    source, path = tmp_path / "pair.db", tmp_path / "pair.yaml"
+    with closing(sqlite3.connect(source)) as db, db:
+        db.executescript("""
+            CREATE TABLE left (id INTEGER PRIMARY KEY, other INTEGER);
+            CREATE TABLE right (id INTEGER PRIMARY KEY, other INTEGER);
+            INSERT INTO left VALUES (1, 7), (2, NULL), (3, 9);
+            INSERT INTO right VALUES (7, 2), (8, 3);
+        """)
+    path.write_text("""
+name: pair
+entities:
+  left:
+    source: {table: left, key: id}
+    target: {table: "Left-{environment}", key: {id: keep}}
+    attributes: {other: {column: other, references: right, optional: true}}
+  right:
+    source: {table: right, key: id}
+    target: {table: "Right-{environment}", key: {id: keep}}
+    attributes: {other: {column: other, references: left, optional: true}}
+""")
+    driver = Driver(library, source, mapping=load_mapping(path), max_rejects=2)
+    create_tables(library.aws.client("dynamodb"), driver.mapping, source, library.environment)
+    assert driver.run().status == "verified"
+    assert driver.rejects("left") == {3: "other: other 9 refers to no right"}
+    assert driver.rejects("right") == {8: "other: other 3 refers to a left that was rejected itself"}
+    assert read(driver, "left", "id") == {(1,): {"other": 7}, (2,): {"other": None}}
+    assert read(driver, "right", "id") == {(7,): {"other": 2}}

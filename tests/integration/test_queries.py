@@ -28,7 +28,7 @@ CREATE TABLE line (id INTEGER PRIMARY KEY, invoice INTEGER REFERENCES invoice, t
 INSERT INTO country VALUES ('no', 'Norway'), ('se', 'Sweden');
 INSERT INTO customer VALUES (1, 'Ada', 'no', '2026-01-05 10:00:00'), (2, 'Bo', 'se', NULL), (3, 'Cy', NULL, NULL);
 INSERT INTO invoice VALUES (1, 1, 1), (2, 2, 0), (3, 1, NULL), (4, 3, 1);
-INSERT INTO line VALUES (1, 1, 'one', 0.99), (2, 1, 'two', 1.99), (3, 2, 'one', 0.99), (4, 4, 'six', 2);
+INSERT INTO line VALUES (1, 1, 'two', 1.99), (2, 1, 'one', 0.99), (3, 2, 'one', 0.99), (4, 4, 'six', 2);
 """
 MAPPING = """
 name: shop
@@ -52,7 +52,7 @@ entities:
       query: |
         SELECT 'I-' || i.id AS number, 'C-' || i.customer AS buyer, i.customer, i.paid,
                (SELECT json_group_array(json_object('track', track, 'price', price))
-                  FROM (SELECT * FROM line ORDER BY id) l WHERE l.invoice = i.id) AS lines
+                  FROM (SELECT * FROM line WHERE invoice = i.id ORDER BY id)) AS lines
           FROM invoice i
     target: {table: "Invoices-{environment}", key: {pk: "INVOICE#{number}"}}
     attributes:

@@ -1,6 +1,9 @@
 """SQL of a mapping reads the source and nothing else, and its result depends on nothing else."""
 
+import os
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -136,6 +139,23 @@ def test_a_fault_of_the_disk_is_no_fault_of_the_mapping(snapshot: sqlite3.Connec
     snapshot.execute("PRAGMA temp.max_page_count = 20")
     with pytest.raises(sqlite3.OperationalError, match="full"):
         execute(snapshot, "INSERT INTO temp.x SELECT zeroblob(1000000)")
+
+
+def test_a_query_without_end_lets_a_signal_stop_it(snapshot: sqlite3.Connection) -> None:
+    """As Airflow's time limit does. Nothing else would: SQLite's own loop runs no code of ours."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            execute(snapshot, "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_column_has_the_affinity_of_what_it_is(snapshot: sqlite3.Connection) -> None:

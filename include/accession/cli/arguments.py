@@ -21,20 +21,26 @@ def find_mapping(name: str) -> Mapping:
     The folder of a path becomes the setting of the mappings' folder, so that Airflow finds the file as well. Raises
     MappingError or ParamsError.
     """
+    sound, errors = check_mappings(find_files(name))
+    if errors:
+        raise errors[0]
+    return next(iter(sound.values()))
+
+
+def find_files(name: str) -> list[Path]:
+    """Return the files of a mapping, as `find_mapping` names it: one if it is sound. Raises ParamsError."""
     if name.endswith(".yaml"):
         os.environ[VARIABLE] = str(Path(name).absolute().parent)
         name = Path(name).stem
     wanted, files = name or HOME_LIBRARY, find_mappings()
-    sound, errors = check_mappings(file for file in files if file.stem == wanted)
-    if errors:
-        raise errors[0]
-    if not sound:
+    found = [file for file in files if file.stem == wanted]
+    if not found:
         known = ", ".join(file.stem for file in files)
         raise ParamsError(
             f"There is no mapping {wanted}: set MAPPING to one of {known or 'your own'}, or to the path of a .yaml "
             "file."
         )
-    return next(iter(sound.values()))
+    return found
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The commands behind the Makefile: `python -m accession.cli demo | deploy | migrate | rollback | audit`.
+"""The commands behind the Makefile: `python -m accession.cli demo | deploy | migrate | …`.
 
-The demo starts a local AWS of its own and stops it again. All other commands use the AWS that the environment points at
-(profile, role, keys, AWS_ENDPOINT_URL).
+The demo starts a local AWS of its own and stops it again. lint-mapping uses none. All other commands use the AWS that
+the environment points at (profile, role, keys, AWS_ENDPOINT_URL).
 """
 
 import argparse
@@ -25,8 +25,9 @@ from accession.artifacts import Store, client_config
 from accession.audit import audit_target, show_audit
 from accession.aws import adopt_region, check_endpoints, explain_errors
 from accession.cli.airflow_process import LOCAL_FOLDER, AirflowRun, run_dag
-from accession.cli.arguments import find_mapping, open_source
+from accession.cli.arguments import find_files, find_mapping, open_source
 from accession.cli.deploy import deploy_stacks, find_bucket, find_schemas
+from accession.cli.lint import lint_files
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
 from accession.cli.template import write_template
@@ -88,6 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("migrate", migrate, "migrate a SQLite file", "source", "environment", "conf", "resume", "mapping")
     add("rollback", rollback, "undo a finished run", "run", "environment", "conf", "mapping")
+    add("lint-mapping", lint_mapping, "check a mapping against a SQLite file, without AWS", "mapping", "source")
     add("audit", audit, "check the register and every artifact of an environment", "environment", "mapping")
     return parser
 
@@ -191,6 +193,12 @@ def audit(options: argparse.Namespace) -> int:
     found = audit_target(Store(client, _find_bucket(environment, mapping), mapping, environment))
     print(show_audit(found))
     return 0 if found.ok else 1
+
+
+def lint_mapping(options: argparse.Namespace) -> int:
+    """Check a mapping against a source, and print what is wrong and what would be rejected."""
+    source = _need(options, "source", "make lint-mapping MAPPING=shop SOURCE=/path/to/shop.db")
+    return lint_files(find_files(options.mapping), Path(source))
 
 
 def _find_bucket(environment: str, mapping: str) -> str:

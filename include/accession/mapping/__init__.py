@@ -3,7 +3,7 @@
 from accession.mapping.attribute import Attribute
 from accession.mapping.entity import Entity
 from accession.mapping.key import KeyPart
-from accession.mapping.load import MAPPINGS, VARIABLE, check_mappings, find_mappings, load_mapping
+from accession.mapping.load import MAPPINGS, VARIABLE, check_mappings, find_line, find_mappings, load_mapping
 from accession.mapping.model import Mapping
 from accession.mapping.table import Index, Projection, TableIndex, TargetTable
 from accession.mapping.template import Placeholder, Template
@@ -22,6 +22,7 @@ __all__ = [
     "TargetTable",
     "Template",
     "check_mappings",
+    "find_line",
     "find_mappings",
     "load_mapping",
 ]

@@ -86,11 +86,25 @@ def load_mapping(path: Path | str) -> Mapping:
         return Mapping.model_validate({**data, "sha256": hashlib.sha256(raw).hexdigest()})
     except ValidationError as error:
         faults = explain_faults(error, Mapping)
-        raise MappingError(f"{path}: {'. '.join(faults)}.") from error
+        raise MappingError(f"{path}: {'. '.join(faults)}.", [f"{fault}." for fault in faults]) from error
     except UnicodeEncodeError as error:
         raise MappingError(
             f"{path}: a text in it is not valid Unicode: correct the escape \\u{ord(error.object[error.start]):04x}."
         ) from error
+
+
+def find_line(path: Path, fault: str) -> int | None:
+    """Return the line of the field that a fault begins with, as in "entities.book.source: …"; of the nearest field
+    above it if the file does not have it. Return None if there is none."""
+    node: Any = yaml.compose(path.read_text(), _Loader)
+    line, rest = None, fault
+    while isinstance(node, yaml.MappingNode):
+        named = [(key, value) for key, value in node.value if rest.startswith((f"{key.value}.", f"{key.value}:"))]
+        if not named:
+            break
+        key, node = named[0]
+        line, rest = key.start_mark.line + 1, rest[len(key.value) + 1 :].lstrip()
+    return line
 
 
 def find_mappings(folder: Path | None = None) -> list[Path]:

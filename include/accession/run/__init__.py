@@ -1,6 +1,7 @@
 """The steps of a run, in the order of the DAG."""
 
 from accession.run.end import Outcome
+from accession.run.lint import Findings, Tally, lint_mapping
 from accession.run.lookups import ask_application
 from accession.run.plan import refuse_plan, show_plan
 from accession.run.preflight import (
@@ -18,9 +19,11 @@ from accession.run.summary import show_summary
 
 __all__ = [
     "TEMPLATES",
+    "Findings",
     "Gate",
     "Outcome",
     "Run",
+    "Tally",
     "ask_application",
     "check_table",
     "describe_report",
@@ -31,6 +34,7 @@ __all__ = [
     "find_open_types",
     "find_source_schemas",
     "find_tone",
+    "lint_mapping",
     "make_environment",
     "refuse_plan",
     "show_plan",

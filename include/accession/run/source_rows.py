@@ -105,14 +105,13 @@ class SourceRows:
     def _attach_maps(self, files: Mapping[str, Path]) -> dict[str, MapNames]:
         """Attach the ID maps of the parents and of the head. Return the names of the parents' tables."""
         names = {}
+        if self.survey is not None:
+            names = {member: self.survey.name_map(member) for member in self.survey.members}
+            self.survey.attach_to(self.snapshot)
         for parent in dict.fromkeys(self.entity.references.values()):
-            if self.survey is not None and parent in self.survey.members:
-                names[parent] = self.survey.name_map(parent)
-            else:
+            if parent not in names:
                 attach(self.snapshot, files[parent], f"map_{parent}")
                 names[parent] = MapNames(f"map_{parent}.id_map", f"map_{parent}.rejects")
-        if self.survey is not None:
-            self.survey.attach_to(self.snapshot)
         if self.head is not None:
             attach(self.snapshot, self.head, "head")
         return names

@@ -1,8 +1,8 @@
 """The SQLite source: opened read-only, queried, copied, restored."""
 
-from accession.source.database import check_source, explaining, find_affinity, quote
+from accession.source.database import check_key, check_source, explaining, find_affinity, quote
 from accession.source.guard import guarding
-from accession.source.query import check_queries, describe_query, materialise_query
+from accession.source.query import check_queries, describe_query, list_columns, materialise_query
 from accession.source.restore import expect_replaceable, peek_file, restore_source
 from accession.source.snapshot import (
     SourceDrift,
@@ -15,6 +15,7 @@ from accession.source.snapshot import (
 
 __all__ = [
     "SourceDrift",
+    "check_key",
     "check_queries",
     "check_source",
     "describe_query",
@@ -23,6 +24,7 @@ __all__ = [
     "find_affinity",
     "guarding",
     "lacks_wal",
+    "list_columns",
     "materialise_query",
     "open_snapshot",
     "peek_file",

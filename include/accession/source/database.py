@@ -85,6 +85,11 @@ def check_source(
         return shapes
 
 
+def check_key(db: sqlite3.Connection, path: Path, table: str, key: Sequence[str]) -> None:
+    """Check a key of a table in the source at `path`, or in the copy of it that is open. Raises SourceError."""
+    _check_key(db, path, _read_shape(db, table, key), key)
+
+
 def _check_key(db: sqlite3.Connection, path: Path, shape: TableShape, key: Sequence[str]) -> None:
     """Raise SourceError if the columns of a key identify no row: their values repeat, or there is no rowid."""
     if key == (ROWID,):

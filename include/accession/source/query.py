@@ -20,6 +20,12 @@ def check_queries(path: Path, queries: Mapping[str, tuple[str, Sequence[str]]]) 
         return {field: describe_query(db, field, query, columns) for field, (query, columns) in queries.items()}
 
 
+def list_columns(db: sqlite3.Connection, field: str, query: str) -> list[str]:
+    """Return the names of a query's columns. Raises SourceError if SQLite refuses it, or if it may not be used."""
+    with guarding(db, field):
+        return [column[0] for column in db.execute(f"SELECT * FROM (\n{query}\n) LIMIT 0").description]
+
+
 def describe_query(db: sqlite3.Connection, field: str, query: str, columns: Iterable[str]) -> dict[str, str]:
     """Return the affinity of each of these columns of a query, by the column's name in lower case.
 
