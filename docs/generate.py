@@ -83,6 +83,10 @@ A table that keeps its keys, and a junction whose items are found by both of its
 - **A reference** holds the key of the parent's item, with its type. If the parent's source key has several columns,
   `column` lists as many. `references: {entity: artist, by: name}` finds the parent by another unique column. If the key
   of the parent's items has two attributes, `part` says which of them the reference takes.
+- **A reference finds its parent as SQLite's own foreign key does:** by the affinity of the parent's column, and by the
+  collation of its unique index. Where case is ignored, `abc` finds `ABC`, and the item holds the parent's spelling.
+- **A collation that only the application has,** such as Anki's `unicase`, is not known here. Tables whose schema names
+  it are compared byte by byte, its indexes are not checked, and the report says so. A `where` that needs it is refused.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
 """

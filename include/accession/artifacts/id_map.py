@@ -139,7 +139,8 @@ def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
 def finish_id_map(connection: sqlite3.Connection) -> None:
     """Index, commit and close the map.
 
-    Raises SourceError if two keys make the same id: 5 and '5' in one column, or 5 that was '5' in the last run.
+    Raises SourceError if two keys make the same id: 5 and '5' in one column, 5 that was '5' in the last run, or two
+    rows whose keys have a reference to the same parent.
     """
     connection.execute("COMMIT")
     connection.execute("CREATE INDEX rejects_old_key ON rejects (old_key)")
@@ -154,9 +155,15 @@ def finish_id_map(connection: sqlite3.Connection) -> None:
 
 
 def _explain_same_id(connection: sqlite3.Connection) -> str:
-    key, states = connection.execute(
-        "SELECT min(CAST(old_key AS TEXT)), group_concat(state) FROM id_map GROUP BY new_id HAVING count(*) > 1 LIMIT 1"
+    key, other, states = connection.execute(
+        "SELECT min(CAST(old_key AS TEXT)), max(CAST(old_key AS TEXT)), group_concat(state) "
+        "FROM id_map GROUP BY new_id HAVING count(*) > 1 LIMIT 1"
     ).fetchone()
+    if key != other:
+        return (
+            f"Two rows have the same key in the target: {key} and {other}. Their references name one parent in two "
+            "spellings: correct one of the rows."
+        )
     if "tombstone" in states or "kept_delete" in states:  # the last run's entry counts as gone beside the new one
         return (
             f"Key {key} was a number in the last run and is text now, or the other way round: the declared type of the "

@@ -180,6 +180,7 @@ class _Stager:
         for old_key, recorded, latest in self.rows.read_gone():
             self.reconciler.add_gone(old_key, recorded, latest)
         progress.finish()
+        self.rows.snapshot.expect_uncompared(f"entities.{self.name}.source")
         self.reconciler.close()
         self.closed = self.parts.close()
         self.read_units = self.run.dynamodb.consumed_read_units - units_before
