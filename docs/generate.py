@@ -88,6 +88,10 @@ A table that keeps its keys, and a junction whose items are found by both of its
 - **A collation that only the application has,** such as Anki's `unicase`, is not known here. Tables whose schema names
   it are compared byte by byte, its indexes are not checked, and the report says so. A `where` that needs it is refused.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
+- **A secret key** stays out of logs, XComs, plans, rejects, reports and pages if its entity has `secret: true`. They
+  show ••• and a digest, by which [the row is found](operations.md#refused). References to it are masked as well, and a
+  key that is made of one needs `secret: true` too. Tables, backups, change sets, ID maps, the writers' results and the
+  full lists of problems hold it.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
 """
 

@@ -285,7 +285,7 @@ def test_a_query_that_needs_the_collation_is_refused(cards: Callable[..., Driver
         ("SELECT tag, usn FROM tags WHERE tag > 'b'", True),
         ("SELECT name AS tag, count(*) AS usn FROM notetypes GROUP BY name", True),
         ("SELECT tag, usn FROM tags WHERE tag COLLATE NOCASE > 'b'", False),
-        ("SELECT tag, n.id AS usn FROM tags t JOIN notes n ON n.tag = t.tag COLLATE BINARY", False),
+        ("SELECT t.tag, n.id AS usn FROM tags t JOIN notes n ON n.tag = t.tag COLLATE BINARY", False),
     ):
         driver = cards(CARDS_MAPPING.replace("{table: tags, key: tag}", f"{{query: {json.dumps(query)}, key: tag}}"))
         driver.start()

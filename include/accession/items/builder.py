@@ -16,6 +16,7 @@ import orjson
 from accession.column_types import FIRST_SEEN_MARK, NULL, ValueProblem
 from accession.items.composed import Absent, BadPart, Composed
 from accession.items.keys import ItemKey, KeySchema
+from accession.items.mask import MASK
 from accession.items.plan import ItemPlan, Reference
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
 from accession.mapping import Entity, Mapping
@@ -28,7 +29,6 @@ JSON_BYTES = 12  # that the JSON of an item has for each attribute, beside its n
 # "Read and write operations": one write unit for each 1 KB begun; an index that holds the item costs the same again.
 WRITE_UNIT_BYTES = 1024
 
-MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
 NO_DIGEST = b"\0" * 8
@@ -81,6 +81,7 @@ class ItemBuilder:
     def __init__(self, entity: Entity, mapping: Mapping, schemas: AnyMapping[str, KeySchema], namespace: UUID) -> None:
         self.entity = entity
         self.key = schemas[entity.name]
+        self._sensitive = mapping.sensitive_columns[entity.name]
         self._plan = ItemPlan.make(entity, mapping, schemas)
         self._is_new_id = entity.new_id is not None and len(self.key.names) == 1
         self._indexes, self._index_keys = tuple(entity.indexes.values()), entity.index_keys
@@ -282,7 +283,7 @@ class ItemBuilder:
 
     def _show(self, column: str, value: Any) -> str:
         """Return a value as a reason may show it: masked if any attribute from its column is sensitive."""
-        if column in self.entity.sensitive_columns:
+        if column in self._sensitive:
             return MASK
         text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -61,6 +61,11 @@ class Mapping(StrictModel):
                 if parent not in self.entities:
                     raise ValueError(explain_unknown(parent, self.entities, f"{where}: there is no entity {parent}"))
                 self._check_reference(where, entity, attribute)
+        for name, entity in self.entities.items():
+            try:
+                entity.expect_masked(self.sensitive_columns[name])
+            except ValueError as error:
+                raise ValueError(f"entities.{name}: {error}") from None
         try:
             _ = self.order
         except CycleError as error:
@@ -173,6 +178,33 @@ class Mapping(StrictModel):
     def find_group_parents(self, name: str) -> tuple[str, ...]:
         """Return the entities of other groups that any entity of this one's group refers to."""
         return tuple(dict.fromkeys(parent for member in self.find_group(name) for parent in self.parents[member]))
+
+    @cached_property
+    def sensitive_columns(self) -> dict[str, frozenset[str]]:
+        """Entity → source columns whose values are masked, wherever they are used.
+
+        They are those that the entity says itself, and those that hold a secret key of a parent, or another column of
+        the parent that is sensitive.
+        """
+        found = {}
+        for name, entity in self.entities.items():
+            columns = set(entity.sensitive_columns)
+            for attribute, parent in entity.references.items():
+                by = entity.attributes[attribute].by
+                hidden = {column.lower() for column in self.entities[parent].sensitive_columns}
+                if self.entities[parent].secret or (by and by.lower() in hidden):
+                    columns.update(entity.attributes[attribute].columns)
+            found[name] = frozenset(columns)
+        return found
+
+    def is_sensitive(self, entity: str, name: str) -> bool:
+        """Whether an attribute's value is masked: it, a column or an attribute that it is made of is sensitive."""
+        attribute = self.entities[entity].attributes[name]
+        if attribute.sensitive or not self.sensitive_columns[entity].isdisjoint(attribute.columns):
+            return True
+        return attribute.template is not None and any(
+            self.is_sensitive(entity, named) for named in attribute.template.attributes
+        )
 
     @cached_property
     def source_tables(self) -> dict[str, list[str]]:

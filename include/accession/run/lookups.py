@@ -48,7 +48,7 @@ def ask_indexes(
             if has_item is None:
                 found.not_known[index] = found.not_known.get(index, 0) + 1
             elif not has_item:
-                found.missing.append(f"{index} does not find {key}")
+                found.missing.append(f"{index} does not find {table.mask.show(key)}")
     for index, count in found.not_known.items():
         logger.warning(
             "%d of %d look-ups through %s of %s ended at their limit of pages: too many items share a key of the index",

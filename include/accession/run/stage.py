@@ -108,7 +108,8 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
     group = run.mapping.find_group(name)
     with closing(open_snapshot(run.folder.fetch_backup(run.manifest, folder))) as snapshot:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
-    with Survey(folder / "survey.db", group, encoding) as survey, ExitStack() as files:
+    masks = {member: run.find_mask(member) for member in group}
+    with Survey(folder / "survey.db", masks, encoding) as survey, ExitStack() as files:
         inputs = {member: fetch_inputs(run, member, folder, id_maps) for member in group}
         members = [files.enter_context(SourceRows(inputs[member], member, survey)) for member in group]
         keys = open_keys(survey, members, files)
@@ -191,7 +192,7 @@ class _Stager:
         if head is not None and rows.entity.new_id is not None:
             copy_tombstones(self.id_map, head)
         samples = sample_keys(self.id_map, SAMPLED_KEYS)
-        finish_id_map(self.id_map)
+        finish_id_map(self.id_map, rows.table.mask)
         for part, file in self.kept:
             self.run.store.upload(self.run.folder.path_of_part(self.name, part), file)
         digest = hash_file(self.map_file)
