@@ -92,6 +92,9 @@ A table that keeps its keys, and a junction whose items are found by both of its
   show ••• and a digest, by which [the row is found](operations.md#refused). References to it are masked as well, and a
   key that is made of one needs `secret: true` too. Tables, backups, change sets, ID maps, the writers' results and the
   full lists of problems hold it.
+- **A row id** (`rowid`) is not the row's own: SQLite gives it to another row after a delete, and VACUUM may renumber
+  all. `identity` tells whether a row is still the same. If over 10 % of the rows are not, the run is refused before any
+  write, unless the param `allow_renumbered` is set.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
 """
 

@@ -104,7 +104,8 @@ def find_key_schemas(mapping: MappingFile, affinities: Mapping[str, Affinities])
 def _find_part_type(entity: Entity, part: KeyPart, schemas: Mapping[str, KeySchema], affinities: Affinities) -> KeyType:
     if part.name in entity.attributes:
         return find_attribute_type(entity, part.name, schemas) or "S"
-    return "N" if part.column and affinities.get(part.column.lower()) == "INTEGER" else "S"
+    is_rowid = entity.source.has_rowid and part.column == entity.source.key
+    return "N" if is_rowid or (part.column and affinities.get(part.column.lower()) == "INTEGER") else "S"
 
 
 def find_attribute_type(entity: Entity, name: str, schemas: Mapping[str, KeySchema]) -> KeyType | None:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
-from accession.mapping.key import KeyPart
+from accession.mapping.key import ROWID, KeyPart
 from accession.validation import StrictModel, explain_unknown, list_words
 
 # sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
@@ -212,8 +212,10 @@ class Mapping(StrictModel):
         tables: dict[str, dict[str, None]] = {}
         for entity in self.entities.values():
             if entity.source.table is not None:
-                keys = () if entity.source.has_rowid else entity.source.keys
-                tables.setdefault(entity.source.table, {}).update(dict.fromkeys((*keys, *entity.columns)))
+                read = dict.fromkeys((*entity.source.keys, *entity.columns))
+                if entity.source.has_rowid:
+                    del read[ROWID]  # no column has that name
+                tables.setdefault(entity.source.table, {}).update(read)
         return {table: list(columns) for table, columns in tables.items()}
 
     @cached_property

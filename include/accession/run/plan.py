@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts import Change, Counts, EntityPlan, Plan, StagedEntity, Store, list_rejects
+from accession.artifacts import Change, EntityPlan, Plan, StagedEntity, Store, list_rejects
 from accession.errors import RefusedError
 from accession.items import MASK, KeyMask, TypedItem
 from accession.mapping import Mapping
@@ -63,7 +63,7 @@ def make_plan(run: RunContext) -> Plan:
         price_usd=price_units(write_units, read_units + proof_units),
         seconds=round(write_units / rate, 1),
         records_changed=any(staged.records_changed for staged in entities.values()),
-        refused=_find_refusal(run, counts),
+        refused=_find_refusal(run, entities),
         started_at=started,
         ended_at=run.host.timestamp(),
     )
@@ -107,7 +107,15 @@ def refuse_plan(plan: Plan) -> None:
         raise RefusedError(plan.refused)
 
 
-def _find_refusal(run: RunContext, counts: list[Counts]) -> str | None:
+def _find_refusal(run: RunContext, entities: dict[str, StagedEntity]) -> str | None:
+    counts = [staged.counts for staged in entities.values()]
+    for name, count in zip(entities, counts, strict=True):
+        if count.renumbered * 10 > count.matched and not run.params.allow_renumbered:
+            return (
+                f"{count.renumbered:,} of {count.matched:,} rows of entity {name} are not what the last run found "
+                "under their row ids, over 10 %: nothing was written. VACUUM may have renumbered them. Restore the "
+                "source as it was, or set allow_renumbered to write them as other things."
+            )
     rejected = sum(count.rejected for count in counts)
     conflicts = sum(count.conflicts for count in counts)
     allowed = run.params.max_rejects

@@ -28,11 +28,12 @@ from accession.artifacts import (
 )
 from accession.digest import hash_file
 from accession.errors import RefusedError
-from accession.items import Reject, RowKey
+from accession.items import Reject, RowKey, is_same_thing
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.run.group import spread_rejects, survey_rows
 from accession.run.inputs import fetch_inputs
+from accession.run.match import Recorded
 from accession.run.reconcile import Reconciler
 from accession.run.source_rows import SourceRows
 from accession.run.survey import Survey
@@ -176,6 +177,8 @@ class _Stager:
                     self.late.append(row.old_key)
             else:
                 self.reconciler.counts["adjusted"] += made.adjusted
+                if self.rows.entity.source.has_rowid and row.recorded is not None:
+                    self._count_renumbered(row.recorded, made.entry.identity)
                 self.reconciler.add(made.match, made.entry, made.prepared)
             progress.add(1)
         for old_key, recorded, latest in self.rows.read_gone():
@@ -185,6 +188,13 @@ class _Stager:
         self.reconciler.close()
         self.closed = self.parts.close()
         self.read_units = self.run.dynamodb.consumed_read_units - units_before
+
+    def _count_renumbered(self, recorded: Recorded, identity: bytes) -> None:
+        """Count a row whose row id the head has, and whether it is another thing than was recorded for it."""
+        if recorded.state != "tombstone":
+            self.reconciler.counts["matched"] += 1
+            if self.rows.shares_identity and not is_same_thing(recorded.identity, identity):
+                self.reconciler.counts["renumbered"] += 1
 
     def publish(self) -> StagedEntity:
         """Upload the ID map, and the parts that are not uploaded yet. Return the result of staging."""
