@@ -7,13 +7,14 @@ whose schema names such a collation, in which everything then compares byte by b
 
 import re
 import sqlite3
+from collections.abc import Iterator
 
 from accession.errors import SourceError
 
 KNOWN = {"binary", "nocase", "rtrim"}  # SQLite's own
-# Texts and comments are matched too, so that no COLLATE is found inside them.
+# Texts, names and comments are matched too, so that no COLLATE is found inside them.
 PIECE = re.compile(
-    r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^]]*\]|`[^`]*`|--[^\n]*|/\*.*?\*/
     |\bCOLLATE\s+(?:"(?P<double>[^"]+)"|\[(?P<square>[^]]+)\]|`(?P<tick>[^`]+)`|'(?P<single>[^']+)'|(?P<bare>\w+))""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -42,11 +43,35 @@ class SourceConnection(sqlite3.Connection):
             self.affected = frozenset(table for kind, table, names in named if names or kind == "view")
 
     def _register(self, name: str) -> None:
+        compared = self.compared
+
         def compare(one: str, other: str) -> int:
-            self.compared.add(name)
+            compared.add(name)
             return (one > other) - (one < other)
 
         self.create_collation(name, compare)
+
+    def find_damage(self, check: str) -> str | None:
+        """Return the first finding of `quick_check` or `integrity_check`, or None.
+
+        An index that is ordered by a collation which only the application has is checked page by page, but not whether
+        it agrees with its table.
+        """
+        if not self.unknown:
+            return next(self._run_check(f"{check}(1)"), None)
+        self.execute("PRAGMA ignore_check_constraints = ON")  # they may compare by what only the application has
+        unordered = tuple(f"primary key order for {table}" for table in self.affected)
+        found = (one for one in self._run_check("quick_check") if not one.lower().endswith(unordered))
+        if (first := next(found, None)) is not None or check == "quick_check":
+            return first
+        self.execute("PRAGMA ignore_check_constraints = OFF")
+        tables = [name for (name,) in self.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
+        query = "SELECT integrity_check FROM main.pragma_integrity_check(?)"
+        checks = (self.execute(query, (table,)) for table in tables if table.lower() not in self.affected)
+        return next((one for rows in checks for (one,) in rows if one != "ok"), None)
+
+    def _run_check(self, check: str) -> Iterator[str]:
+        return (found for (found,) in self.execute(f"PRAGMA {check}") if found != "ok")
 
     def expect_uncompared(self, where: str) -> None:
         """Raise SourceError if anything was compared by a collation that only the application has."""

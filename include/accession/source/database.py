@@ -236,35 +236,13 @@ def _explain(path: Path | str, error: sqlite3.Error) -> str:
 
 
 def expect_ok(db: SourceConnection, check: str, path: Path) -> None:
-    """Raise SourceError with the first finding of `quick_check` or `integrity_check`.
-
-    An index that is ordered by a collation which only the application has is checked page by page, but not whether it
-    agrees with its table.
-    """
-    found = next(_find_damage(db, check), None)
+    """Raise SourceError with the first finding of `quick_check` or `integrity_check`."""
+    found = db.find_damage(check)
     if found is not None:
         found = " ".join(found.split())
         raise SourceError(
             f"{path} is damaged ({check}: {found}): restore it from a backup, or recover it with `sqlite3 .recover`."
         )
-
-
-def _find_damage(db: SourceConnection, check: str) -> Iterator[str]:
-    if not db.unknown:
-        yield from _run_check(db, f"{check}(1)")
-        return
-    db.execute("PRAGMA ignore_check_constraints = ON")  # they may compare by what only the application has
-    unordered = tuple(f"primary key order for {table}" for table in db.affected)
-    yield from (found for found in _run_check(db, "quick_check") if not found.lower().endswith(unordered))
-    db.execute("PRAGMA ignore_check_constraints = OFF")
-    if check == "integrity_check":
-        for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
-            if table.lower() not in db.affected:
-                yield from _run_check(db, f"integrity_check({quote(table)})")
-
-
-def _run_check(db: SourceConnection, check: str) -> Iterator[str]:
-    return (found for (found,) in db.execute(f"PRAGMA {check}") if found != "ok")
 
 
 def _read_shape(db: sqlite3.Connection, table: str, asked: Sequence[str]) -> TableShape:
