@@ -97,7 +97,18 @@ A table that keeps its keys, and a junction whose items are found by both of its
 - **Entities may share a table** if their keys have the same attributes. Keys of two entities cannot be the same if a
   part of them begins or ends with different texts, as in `ARTIST#{id}` and `ALBUM#{id}`. Otherwise the entities are
   staged by one task, and rows with one key are rejected as above. A shared table is proved once, as a whole.
+- **A reference finds its parent as SQLite's own foreign key does:** by the affinity of the parent's column, and by the
+  collation of its unique index. Where case is ignored, `abc` finds `ABC`, and the item holds the parent's spelling.
+- **A collation that only the application has,** such as Anki's `unicase`, is not known here. Tables whose schema names
+  it are compared byte by byte, its indexes are not checked, and the report says so. A `where` that needs it is refused.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
+- **A secret key** stays out of logs, XComs, plans, rejects, reports and pages if its entity has `secret: true`. They
+  show ••• and a digest, by which [the row is found](operations.md#refused). References to it are masked as well, and a
+  key that is made of one needs `secret: true` too. Tables, backups, change sets, ID maps, the writers' results and the
+  full lists of problems hold it.
+- **A row id** (`rowid`) is not the row's own: SQLite gives it to another row after a delete, and VACUUM may renumber
+  all. `identity` tells whether a row is still the same. If over 10 % of the rows are not, the run is refused before any
+  write, unless the param `allow_renumbered` is set.
 - **With kept keys** a deleted row that comes back has its old key again. A new id is never given twice.
 """
 

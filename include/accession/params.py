@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from accession.errors import ParamsError
 from accession.names import BUCKET, BUCKET_WORDS, ENVIRONMENT, ENVIRONMENT_WORDS, RUN, RUN_WORDS
 
-STAGED = ("existing_items", "deletes", "max_rejects", "rows_per_part")  # a resume cannot change these any more
+# A resume cannot change these any more.
+STAGED = ("existing_items", "deletes", "max_rejects", "allow_renumbered", "rows_per_part")
 DEFAULT_ENVIRONMENT = os.environ.get("ACCESSION_ENVIRONMENT") or "local"
 
 SOURCE: dict[str, Any] = {"section": "1. Source"}
@@ -152,6 +153,14 @@ class MigrateParams(Params):
         title="Rejects allowed",
         description="Rows that cannot be migrated are listed with the reason. The run is refused before any write if "
         "there are more than this.",
+        json_schema_extra=POLICIES,
+    )
+    allow_renumbered: bool = Field(
+        False,
+        title="Row ids that changed",
+        description="For tables without a key: if over 10 % of the rows are not what the last run found under their "
+        "row ids, the run is refused before any write, since VACUUM may have renumbered them. Set this to write them "
+        "as other things.",
         json_schema_extra=POLICIES,
     )
     rows_per_part: int = Field(

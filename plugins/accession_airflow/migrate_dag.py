@@ -8,7 +8,7 @@ change set that it showed, proves that every item equals its source row, and can
 | `preflight` | checks the params, the source, the bucket and the tables, and that no other run has the target | nothing was written; its log says what to change |
 | `backup` | copies the SQLite file as of one moment and names the run | nothing was written; trigger a new run |
 | `stage` | one task per entity: makes every item, compares it with the last run, writes the change set to S3 | nothing was written; clear the task, or trigger a new run |
-| `plan` | adds up the change set; refuses too many rejects, and conflicts | nothing was written; read `rejects.csv`, then correct the rows or raise `max_rejects` |
+| `plan` | adds up the change set; refuses too many rejects, row ids that changed, and conflicts | nothing was written; read `rejects.csv`, then correct the rows or raise `max_rejects` |
 | `approve` | shows the plan to a person and waits, unless the deployment or a schedule needs no approval | nothing was written; a rejection, or no answer in time, ends the run |
 | `open_run` | takes the target; skips all later tasks in a dry run or if there is nothing to write | another run has the target; the log prints the commands that resume or undo it |
 | `migrate` | writes puts and updates part by part, parents first; safe to retry and to clear | it is retried; a permanent error ends the run and rolls it back |

@@ -34,9 +34,11 @@ from accession.audit import (
     watch_run,
 )
 from accession.errors import AccessionError, NotFoundError, TransientError
+from accession.items import KeyMask, find_mask
 from accession.progress import show_seconds
 from accession.run import describe_report, find_tone
 from accession_airflow.audit_target import (
+    AuditTarget,
     AuditTargetDep,
     RunName,
     find_address,
@@ -165,7 +167,7 @@ def show_rows(
     if staged is not None:
         with open_cached_map(target.store, target.store.path(staged.id_map), staged.id_map_sha256) as id_map:
             search = search_rejects if kind == "rejects" else search_conflicts
-            listed = search(id_map, q.strip(), page, LINES_A_PAGE)
+            listed = search(id_map, _find_mask(target, run, entity), q.strip(), page, LINES_A_PAGE)
     pages = max(-(-listed.total // LINES_A_PAGE), 1)
     same = {"entity": entity, "kind": kind, "q": q.strip()}
     return show_page(
@@ -193,8 +195,12 @@ def show_ids(request: Request, target: AuditTargetDep, run: RunName, q: Wanted =
         staged = RunFolder(target.store, run).find_staged(name)
         if staged is not None:
             with open_cached_map(target.store, target.store.path(staged.id_map), staged.id_map_sha256) as id_map:
-                found += search_ids(id_map, name, wanted)
+                found += search_ids(id_map, _find_mask(target, run, name), name, wanted)
     return show_page(request, "ids.html", target=target, run=run, wanted=wanted, found=found)
+
+
+def _find_mask(target: AuditTarget, run: str, entity: str) -> KeyMask:
+    return find_mask(target.mapping, entity, RunFolder(target.store, run).load_manifest().namespace)
 
 
 def show_artifacts(request: Request, target: AuditTargetDep, run: RunName, page: Page = 1) -> HTMLResponse:

@@ -15,6 +15,7 @@ import pytest
 
 from accession.cli.sample import write_sample
 from conftest import Library, LocalAws, make_library
+from sessions import SECRET, TOKENS, write_sessions
 
 pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("ignore")]
 
@@ -29,10 +30,11 @@ class Ran:
     library: Library
     source: Path
     home: Path
+    mapping: str = "book_library"
 
     def objects(self) -> dict[str, bytes]:
         """All objects of the target, by path."""
-        s3, prefix = self.library.aws.client("s3"), f"book_library/{self.library.environment}/"
+        s3, prefix = self.library.aws.client("s3"), f"{self.mapping}/{self.library.environment}/"
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.library.bucket, Prefix=prefix)
         return {
             entry["Key"].removeprefix(prefix): s3.get_object(Bucket=self.library.bucket, Key=entry["Key"])[
@@ -192,6 +194,47 @@ def test_a_failing_run_tells_no_secrets_either(
     left = ran.leftovers()
     assert [path for path, data in left.items() if b"hidden0000" in data or b"secret!" in data] == []
     assert "hidden0000" not in caplog.text
+
+
+def test_secret_keys_are_in_no_xcom_log_or_report(
+    airflow_home: Path,
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One run rejects rows and verifies, one is refused for what the application changed, one is undone."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    source, _ = write_sessions(tmp_path, library)
+    monkeypatch.setenv("AIRFLOW__ACCESSION__MAPPINGS", str(tmp_path))
+    dags = DagBag(str(Path(__file__).parents[2] / "dags")).dags
+    given = {"environment": library.environment, "bucket": library.bucket, "approval": "never"}
+
+    def migrate(**conf: Any) -> Ran:
+        conf = given | {"source": str(source), "max_rejects": 9} | conf
+        return Ran(dags["migrate_sessions"].test(run_conf=conf), library, source, airflow_home, "sessions")
+
+    first = migrate()
+    assert first.report()["status"] == "verified"
+    client, table = library.aws.client("dynamodb"), f"Sessions-{library.environment}"
+    item = client.get_item(TableName=table, Key={"token": {"S": TOKENS[3]}})["Item"]
+    client.put_item(TableName=table, Item=item | {"seen": {"S": "by the application"}})
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("UPDATE session SET expires = 50 WHERE token = ?", (TOKENS[3],))
+    assert str(migrate().dag_run.state) == "failed"
+    undone = dags["rollback_sessions"].test(run_conf=given | {"run": first.report()["run"]})
+    assert str(undone.state) == "failed", "the application's change is a conflict"
+    left = {
+        path: data
+        for path, data in first.leftovers().items()
+        if not re.search(r"/id_map/|/progress/|/verification/.*gz$|^verify_register", path)
+    }
+    assert [path for path, data in left.items() if SECRET.search(data.decode("latin-1"))] == []
+    said = capfd.readouterr()
+    assert "•••" in said.out + said.err + caplog.text
+    assert not SECRET.search(said.out + said.err + caplog.text)
 
 
 def test_a_source_that_changes_during_the_run_is_reported_with_its_rows_then_and_now(

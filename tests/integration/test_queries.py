@@ -246,7 +246,7 @@ def test_a_second_run_finds_each_row_by_an_index(shop: Driver, tmp_path: Path) -
             name: [step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
             for name, sql in (("rows", query.select_rows(has_head=True)), ("gone", query.select_gone()))
         }
-    assert name_relation(invoice) == 'temp."rows of invoice"'
+    assert name_relation(db, invoice) == 'temp."rows of invoice"'
     # One scan each: of the rows in the order of their key, and of the head's records.
     assert [step for step in plans["rows"] if "SCAN" in step] == ["SCAN s USING INDEX key of rows of invoice"]
     assert [step.split(" USING")[0] for step in plans["gone"] if "SCAN" in step] == ["SCAN h"]

@@ -26,6 +26,7 @@ from accession.mapping import MAPPINGS, load_mapping
 from accession.target import PATH, log_path
 from conftest import Library, LocalAws, make_library
 from driver import BY, Driver, seal_target
+from sessions import SECRET, TOKENS, write_sessions
 from xcoms import forget, push
 
 DAG = "migrate_book_library"
@@ -47,12 +48,12 @@ FILES = ("rejects.csv", "report.html", "report.json", "plan.json")
 class Site:
     """The pages of one run, asked by a user of Airflow."""
 
-    def __init__(self, app: Any, token: str | None, driver: Driver) -> None:
+    def __init__(self, app: Any, token: str | None, driver: Driver, dag: str = DAG) -> None:
         from fastapi.testclient import TestClient
 
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.client = TestClient(app, headers=headers, raise_server_exceptions=True, follow_redirects=False)
-        self.target = f"/{DAG}/{driver.library.bucket}/{driver.library.environment}"
+        self.target = f"/{dag}/{driver.library.bucket}/{driver.library.environment}"
         self.run = f"{self.target}/{driver.run_name}"
 
     def get(self, path: str, status: int = 200) -> str:
@@ -117,13 +118,13 @@ def site(app: Any, verified: Driver, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(app, make_token(), verified)
 
 
-def open_site(app: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Site:
+def open_site(app: Any, driver: Driver, monkeypatch: pytest.MonkeyPatch, dag: str = DAG) -> Site:
     from accession_airflow import audit_target
 
     monkeypatch.setenv("ACCESSION_BUCKET", driver.library.bucket)
     audit_target._make_client.cache_clear()  # the pages keep it for minutes; here each site has an endpoint of its own
     audit_target._make_store.cache_clear()
-    return Site(app, make_token(), driver)
+    return Site(app, make_token(), driver, dag)
 
 
 # Who may see it
@@ -246,6 +247,36 @@ def test_what_was_rejected_of_a_sensitive_column_is_masked_on_pages_and_in_files
     assert any("•••" in text for text in shown[True][: len(ROUTES)])
     assert any("hush-hush" in text for text in shown[False][: len(ROUTES)])
     assert any("hush-hush" in text for text in shown[False][len(ROUTES) :])
+
+
+def test_secret_keys_are_on_no_page_and_are_found_by_their_digests(
+    app: Any, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, mapping = write_sessions(tmp_path, library)
+    monkeypatch.setenv("AIRFLOW__ACCESSION__MAPPINGS", str(tmp_path))
+    driver = Driver(library, source, mapping=mapping, max_rejects=9)
+    driver.stage_all()
+    driver.plan()
+    driver.open()
+    driver.migrate_all()
+    table = mapping.entities["session"].table(library.environment)
+    library.aws.client("dynamodb").delete_item(TableName=table, Key={"token": {"S": TOKENS[0]}})
+    with pytest.raises(VerificationError) as failed:
+        driver.verify("session")
+    driver.end(is_verified=False, failure=str(failed.value))
+    site = open_site(app, driver, monkeypatch, "migrate_sessions")
+    shown = driver.steps.find_mask("session").show
+    entities = [f"{{run}}/rows?entity={name}" for name in mapping.entities]
+    asked = f"{{run}}/ids?q={quote(shown(TOKENS[3]))}"
+    pages = {path: site.get(path) for path in (*ROUTES[2:], *entities, asked)}
+    assert [path for path, html in pages.items() if SECRET.search(html)] == []
+    assert shown(TOKENS[0]) in pages["{run}"], "what the verification found"
+    assert shown(TOKENS[7]) in pages["{run}"], "a rejected row"
+    assert f"session {shown(TOKENS[3])} {shown(TOKENS[3])} live" in site.text(
+        f"{{run}}/ids?q={quote(shown(TOKENS[3]))}"
+    )
+    assert "1 of session" in site.text(f"{{run}}/rows?entity=session&q={quote(shown(TOKENS[7]))}")
+    assert "0 of session" in site.text("{run}/rows?entity=session&q=tok-")
 
 
 def test_rejects_are_filtered_and_paged(site: Site) -> None:

@@ -231,9 +231,35 @@ def test_a_template_is_as_sensitive_as_what_it_is_made_of(tmp_path: Path) -> Non
         '      other: {value: "{@author}!", type: string}'
     )
     text = KEPT.replace("title: {column: title, type: string}", attributes)
-    book = load_mapping(write(tmp_path, text)).entities["book"]
-    assert [name for name in book.attributes if book.is_sensitive(name)] == ["title", "raw", "made"]
+    mapping = load_mapping(write(tmp_path, text))
+    book = mapping.entities["book"]
+    assert [name for name in book.attributes if mapping.is_sensitive("book", name)] == ["title", "raw", "made"]
     assert [book.list_columns(name) for name in ("raw", "made", "other")] == [("title",), ("title",), ("author",)]
+
+
+def test_a_sensitive_key_needs_an_entity_that_is_secret_and_so_do_keys_made_of_it(tmp_path: Path) -> None:
+    secret = KEPT.replace("{id: keep}}", "{id: keep}}\n    secret: true")
+    with pytest.raises(
+        MappingError, match=r"entities.book: target.key.pk: author cannot be sensitive .* set secret: true"
+    ):
+        load_mapping(write(tmp_path, secret))
+    both = secret.replace("    attributes:\n      author", "    secret: true\n    attributes:\n      author")
+    both = both.replace("title: {column", 'made: {value: "{@author} {title}", type: string}\n      title: {column')
+    mapping = load_mapping(write(tmp_path, both))
+    assert mapping.sensitive_columns == {"author": {"id"}, "book": {"author", "nr"}}
+    assert [name for name in mapping.entities["book"].attributes if mapping.is_sensitive("book", name)] == [
+        "author", "made",
+    ]  # fmt: skip
+    marked = both.replace("title, type: string}", "nr, type: string, sensitive: true}")
+    assert load_mapping(write(tmp_path, marked))
+
+
+def test_a_reference_by_a_sensitive_column_is_sensitive(tmp_path: Path) -> None:
+    text = change(
+        entities__author__attributes__name__sensitive=True,
+        entities__book__attributes__author_id__references={"entity": "author", "by": "NAME"},
+    )
+    assert load_mapping(write(tmp_path, text)).sensitive_columns["book"] == {"author"}
 
 
 def test_a_child_that_keeps_its_key_cannot_mean_the_new_id_of_its_parent(tmp_path: Path) -> None:

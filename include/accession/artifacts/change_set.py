@@ -73,6 +73,7 @@ class Counts(Document):
     `read_units` were consumed by staging. `reread_units` will be consumed by the writers, which read each item again
     just before they update or delete it. `outdated` are the rejected rows whose earlier item stays in the target, since
     they could be migrated once. `item_bytes` is about the size of the items of all rows, as DynamoDB counts.
+    `matched` rows were found by their row id, and `renumbered` of them are other things than recorded.
     """
 
     source_rows: int = 0
@@ -90,6 +91,8 @@ class Counts(Document):
     reread_units: int = 0
     put_bytes: int = 0
     item_bytes: int = 0
+    matched: int = 0
+    renumbered: int = 0
 
 
 class StagedEntity(Document):

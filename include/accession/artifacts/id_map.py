@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from accession.errors import SourceError
-from accession.items import ItemKey, RowKey
+from accession.items import ItemKey, KeyMask, RowKey
 
 EntryState = Literal["live", "kept_conflict", "kept_delete", "held_reject", "tombstone"]
 
@@ -45,6 +45,7 @@ CREATE TABLE rejects (
 );
 """
 
+OPEN = KeyMask()  # what a map of an entity without secret keys needs
 COLUMNS = "old_key, generation, latest, new_id, identity, checksum, row_checksum, first_seen, state, written"
 
 
@@ -136,10 +137,11 @@ def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
     connection.execute("BEGIN")
 
 
-def finish_id_map(connection: sqlite3.Connection) -> None:
+def finish_id_map(connection: sqlite3.Connection, mask: KeyMask = OPEN) -> None:
     """Index, commit and close the map.
 
-    Raises SourceError if two keys make the same id: 5 and '5' in one column, or 5 that was '5' in the last run.
+    Raises SourceError if two keys make the same id: 5 and '5' in one column, 5 that was '5' in the last run, or two
+    rows whose keys have a reference to the same parent.
     """
     connection.execute("COMMIT")
     connection.execute("CREATE INDEX rejects_old_key ON rejects (old_key)")
@@ -149,14 +151,21 @@ def finish_id_map(connection: sqlite3.Connection) -> None:
     try:
         connection.execute("CREATE UNIQUE INDEX id_map_new_id ON id_map (new_id)")
     except sqlite3.IntegrityError as error:
-        raise SourceError(_explain_same_id(connection)) from error
+        raise SourceError(_explain_same_id(connection, mask)) from error
     connection.close()
 
 
-def _explain_same_id(connection: sqlite3.Connection) -> str:
-    key, states = connection.execute(
-        "SELECT min(CAST(old_key AS TEXT)), group_concat(state) FROM id_map GROUP BY new_id HAVING count(*) > 1 LIMIT 1"
+def _explain_same_id(connection: sqlite3.Connection, mask: KeyMask) -> str:
+    key, other, states = connection.execute(
+        "SELECT min(CAST(old_key AS TEXT)), max(CAST(old_key AS TEXT)), group_concat(state) "
+        "FROM id_map GROUP BY new_id HAVING count(*) > 1 LIMIT 1"
     ).fetchone()
+    key, other = mask.show(key), mask.show(other)
+    if key != other:
+        return (
+            f"Two rows have the same key in the target: {key} and {other}. Their references name one parent in two "
+            "spellings: correct one of the rows."
+        )
     if "tombstone" in states or "kept_delete" in states:  # the last run's entry counts as gone beside the new one
         return (
             f"Key {key} was a number in the last run and is text now, or the other way round: the declared type of the "

@@ -8,13 +8,14 @@ from accession.artifacts.document import Document
 
 
 class SnapshotRef(Document):
-    """The backup that every step of a run reads."""
+    """The backup that every step of a run reads. `unknown_collations` are those that only the application has."""
 
     sha256: str
     uri: str
     bytes: int
     rows: dict[str, int]
     foreign_key_violations: dict[str, int]
+    unknown_collations: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:

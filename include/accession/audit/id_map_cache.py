@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from accession.artifacts import Store, open_id_map
 from accession.errors import StoreError
-from accession.items import show_row_key
+from accession.items import MASK, KeyMask, show_row_key
 
 CACHE_BYTES = 2 * 1024**3
 MAP_BYTES = 1024**3  # a larger map is not downloaded for a page
@@ -63,36 +63,55 @@ def open_cached_map(store: Store, path: str, sha256: str) -> Iterator[sqlite3.Co
         yield connection
 
 
-def search_ids(connection: sqlite3.Connection, entity: str, wanted: str, limit: int = 50) -> list[FoundEntry]:
-    """Return entries whose old key or new id is `wanted`, the latest generation first."""
+def search_ids(
+    connection: sqlite3.Connection, mask: KeyMask, entity: str, wanted: str, limit: int = 50
+) -> list[FoundEntry]:
+    """Return entries whose old key or new id is `wanted`, the latest generation first. Secret keys are found by what is
+    shown of them alone."""
+    where = "old_key = ?1 OR new_id IN (?1, lower(?1))"
+    if mask.secret is not None:
+        connection.create_function("covered", 1, mask.cover, deterministic=True)
+        where, wanted = "?1 IN (covered(old_key), covered(new_id))", MASK + wanted.removeprefix(MASK)
     found = connection.execute(
         "SELECT old_key, generation, latest, new_id, state, first_seen, written FROM id_map "
-        "WHERE old_key = ?1 OR new_id IN (?1, lower(?1)) ORDER BY generation DESC LIMIT ?2",
+        f"WHERE {where} ORDER BY generation DESC LIMIT ?2",
         (wanted, limit),
     )
     return [
-        FoundEntry(entity, show_row_key(key), generation, bool(latest), new_id, state, seen, bool(written))
+        FoundEntry(entity, mask.show(key), generation, bool(latest), mask.show(new_id), state, seen, bool(written))
         for key, generation, latest, new_id, state, seen, written in found
     ]
 
 
-def search_rejects(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> ListPage:
+def search_rejects(connection: sqlite3.Connection, mask: KeyMask, wanted: str, page: int, size: int) -> ListPage:
     """Return a page of the rejects with `wanted` in key, column or reason. Pages count from 1."""
-    text = "coalesce(CAST(old_key AS TEXT), '') || ' ' || source_column || ' ' || reason"
+    text = "coalesce(CAST(covered(old_key) AS TEXT), '') || ' ' || source_column || ' ' || reason"
     where = f"(?1 = '' OR instr(lower({text}), lower(?1)))"
-    return _read_page(connection, "old_key, source_column, reason", "rejects", where, "rowid", wanted, page, size)
+    columns = "covered(old_key), source_column, reason"
+    return _read_page(connection, mask, columns, "rejects", where, "rowid", wanted, page, size)
 
 
-def search_conflicts(connection: sqlite3.Connection, wanted: str, page: int, size: int) -> ListPage:
+def search_conflicts(connection: sqlite3.Connection, mask: KeyMask, wanted: str, page: int, size: int) -> ListPage:
     """Return a page of the items kept as the application changed them, with `wanted` in old key or new id."""
-    where = "state = 'kept_conflict' AND (?1 = '' OR instr(CAST(old_key AS TEXT) || ' ' || new_id, lower(?1)))"
-    columns = "old_key, new_id, 'changed by the application, kept as it is'"
-    return _read_page(connection, columns, "id_map", where, "entry", wanted, page, size)
+    text = "CAST(covered(old_key) AS TEXT) || ' ' || covered(new_id)"
+    where = f"state = 'kept_conflict' AND (?1 = '' OR instr({text}, lower(?1)))"
+    columns = "covered(old_key), covered(new_id), 'changed by the application, kept as it is'"
+    return _read_page(connection, mask, columns, "id_map", where, "entry", wanted, page, size)
 
 
 def _read_page(
-    connection: sqlite3.Connection, columns: str, table: str, where: str, order: str, wanted: str, page: int, size: int
+    connection: sqlite3.Connection,
+    mask: KeyMask,
+    columns: str,
+    table: str,
+    where: str,
+    order: str,
+    wanted: str,
+    page: int,
+    size: int,
 ) -> ListPage:
+    """Return a page of a list. It is searched for what is shown, or it could be asked for a secret key bit by bit."""
+    connection.create_function("covered", 1, mask.cover, deterministic=True)
     total: int = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", (wanted,)).fetchone()[0]
     rows = connection.execute(
         f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT ?2 OFFSET ?3",

@@ -135,7 +135,7 @@ def _split_some(puts: list[tuple[str, bytes]]) -> Iterator[Batch]:
     for key, item in puts:
         if len(item) > BATCH_BYTES:
             raise PermanentError(
-                f"Item {key} of {len(item)} bytes does not fit into a request. Staging rejects items over 400 KB, so "
+                f"An item of {len(item)} bytes does not fit into a request. Staging rejects items over 400 KB, so "
                 "this change set is damaged: trigger a new run."
             )
         length = len(item) + len(BETWEEN)

@@ -72,8 +72,9 @@ class ConditionalWriter:
         except ConditionFailedError:
             pass  # by our own attempt whose answer was lost, or by the application
         except AccessionError as error:
+            key = self._table.mask.show(delete.key)
             raise PermanentError(
-                f"Item {delete.key} of table {self._table.name} is deleted, and an attribute that the application had "
+                f"Item {key} of table {self._table.name} is deleted, and an attribute that the application had "
                 f"added to it is lost, since the item could not be put back: {error}"
             ) from error
         finally:

@@ -1,7 +1,6 @@
 """A row becomes an item: values, typed JSON, limits, checksum. Pure."""
 
 from accession.items.builder import (
-    MASK,
     MAX_ITEM_BYTES,
     TRANSFORM_VERSION,
     Converted,
@@ -21,10 +20,11 @@ from accession.items.keys import (
     clean_key,
     find_attribute_type,
     find_key_schemas,
+    find_mask,
     join_key,
     show_key,
-    show_row_key,
 )
+from accession.items.mask import MASK, KeyMask, show_row_key
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, is_same_item, measure_item
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Converted",
     "ItemBuilder",
     "ItemKey",
+    "KeyMask",
     "KeySchema",
     "Orphan",
     "Prepared",
@@ -47,6 +48,7 @@ __all__ = [
     "clean_key",
     "find_attribute_type",
     "find_key_schemas",
+    "find_mask",
     "is_same_item",
     "is_same_thing",
     "is_unicode",

@@ -16,6 +16,7 @@ import orjson
 from accession.column_types import FIRST_SEEN_MARK, NULL, TypedValue, ValueProblem
 from accession.items.composed import Absent, BadPart, Composed
 from accession.items.keys import ItemKey, KeySchema
+from accession.items.mask import MASK
 from accession.items.plan import ItemPlan, Reference
 from accession.items.typed_json import TypedItem, canonical_json, measure_item, measure_value
 from accession.items.write_units import WRITE_UNIT_BYTES, WriteUnits
@@ -28,7 +29,6 @@ TRANSFORM_VERSION = 1  # raise it when the same row makes another item: `unchang
 MAX_ITEM_BYTES = 400 * 1024
 JSON_BYTES = 12  # that the JSON of an item has for each attribute, beside its name and value
 
-MASK = "•••"
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
 NO_DIGEST = b"\0" * 8
@@ -81,6 +81,7 @@ class ItemBuilder:
     def __init__(self, entity: Entity, mapping: Mapping, schemas: AnyMapping[str, KeySchema], namespace: UUID) -> None:
         self.entity = entity
         self.key = schemas[entity.name]
+        self._sensitive = mapping.sensitive_columns[entity.name]
         self._plan = ItemPlan.make(entity, mapping, schemas)
         self._is_new_id = entity.new_id is not None and len(self.key.names) == 1
         self._write_units = WriteUnits(self.key.names, mapping.indexes[entity.name])
@@ -287,7 +288,7 @@ class ItemBuilder:
 
     def _show(self, column: str, value: Any) -> str:
         """Return a value as a reason may show it: masked if any attribute from its column is sensitive."""
-        if column in self.entity.sensitive_columns:
+        if column in self._sensitive:
             return MASK
         text = repr(value) if not isinstance(value, bytes) else f"a BLOB of {len(value):,} bytes"
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

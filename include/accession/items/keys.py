@@ -7,12 +7,14 @@ of it. The key of a row with several columns is a JSON array, too.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
+from uuid import UUID
 
 import orjson
 
 from accession.column_types import KeyType, SqliteValue, TypedValue
+from accession.items.mask import KeyMask, show_row_key
 from accession.items.typed_json import TypedItem, canonical_number
 from accession.mapping import Entity, KeyPart
 from accession.mapping import Mapping as MappingFile
@@ -35,11 +37,6 @@ def join_key(values: Sequence[object]) -> str:
 def show_key(values: Sequence[RowKey]) -> str:
     """Return the key of a row with several key columns as people read it, whatever the columns hold."""
     return join_key([value if isinstance(value, int | float | None) else show_row_key(value) for value in values])
-
-
-def show_row_key(key: RowKey) -> str:
-    """Return a row's key as people read it; bytes in hexadecimal, and nothing for NULL."""
-    return key.hex() if isinstance(key, bytes) else "" if key is None else str(key)
 
 
 def clean_key(key: RowKey) -> int | float | str | None:
@@ -113,7 +110,8 @@ def find_key_schemas(mapping: MappingFile, affinities: Mapping[str, Affinities])
 def _find_part_type(entity: Entity, part: KeyPart, schemas: Mapping[str, KeySchema], affinities: Affinities) -> KeyType:
     if part.name in entity.attributes:
         return find_attribute_type(entity, part.name, schemas) or "S"
-    return "N" if part.column and affinities.get(part.column.lower()) == "INTEGER" else "S"
+    is_rowid = entity.source.has_rowid and part.column == entity.source.key
+    return "N" if is_rowid or (part.column and affinities.get(part.column.lower()) == "INTEGER") else "S"
 
 
 def find_attribute_type(entity: Entity, name: str, schemas: Mapping[str, KeySchema]) -> KeyType | None:
@@ -126,10 +124,16 @@ def find_attribute_type(entity: Entity, name: str, schemas: Mapping[str, KeySche
 
 @dataclass(frozen=True)
 class Table:
-    """A DynamoDB table: its name, and the attributes that its items are found by."""
+    """A DynamoDB table: its name, the attributes that its items are found by, and what people may see of their keys."""
 
     name: str
     key: KeySchema
+    mask: KeyMask = field(default=KeyMask(), compare=False)
+
+
+def find_mask(mapping: MappingFile, entity: str, namespace: UUID) -> KeyMask:
+    """Return what covers the keys of an entity in the target with that namespace."""
+    return KeyMask(namespace if mapping.entities[entity].secret else None)
 
 
 def _read_text(value: TypedValue, kind: KeyType) -> str:

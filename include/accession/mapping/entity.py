@@ -1,5 +1,6 @@
 """One entity of a mapping file: its source table, its target table, its attributes, indexes and identity."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -37,6 +38,12 @@ class Entity(StrictModel):
     )
     identity: tuple[tuple[str, ...], ...] = Field(
         (), description="a row whose alternatives all differ from what was recorded for its key is another thing"
+    )
+
+    secret: bool = Field(
+        False,
+        description="keys of its rows and items are shown as ••• in logs, plans, rejects, reports and pages; needed if "
+        "a column of the key is sensitive",
     )
 
     @model_validator(mode="after")
@@ -128,14 +135,19 @@ class Entity(StrictModel):
         for column in self.columns:
             if spelled[column.lower()] != column:  # one of them might be marked sensitive
                 raise ValueError(f"attributes: {column} and {spelled[column.lower()]} are one column; spell it one way")
+        self.expect_masked(self.sensitive_columns)
+
+    def expect_masked(self, sensitive: Iterable[str]) -> None:
+        """Raise ValueError if any of these columns is in the key, and the key is not masked."""
         keys = {column.lower(): "source.key" for column in self.source.keys}
         for part in self.key_parts:
             keys |= {column.lower(): f"target.key.{part.name}" for column in self.list_key_columns(part)}
-        for column in self.sensitive_columns:
-            if column.lower() in keys:  # SQLite ignores the case of a column's name
+        for column in sensitive:
+            if column.lower() in keys and not self.secret:  # SQLite ignores the case of a column's name
                 raise ValueError(
-                    f"{keys[column.lower()]}: {column} cannot be sensitive and the key: ids are made from the key, and "
-                    "the ID map, rejects and reports name rows by it; choose another key"
+                    f"{keys[column.lower()]}: {column} cannot be sensitive and the key, since rejects, plans, reports "
+                    "and pages name rows by it; set secret: true on the entity, which masks its keys, or choose "
+                    "another key"
                 )
 
     def _check_indexes(self) -> None:
@@ -210,16 +222,11 @@ class Entity(StrictModel):
 
     @cached_property
     def sensitive_columns(self) -> frozenset[str]:
-        """Source columns whose values are masked, wherever they are used."""
-        return frozenset(column for a in self.attributes.values() if a.sensitive for column in a.columns)
-
-    def is_sensitive(self, name: str) -> bool:
-        """Whether an attribute's value is masked: it, another attribute from its column, or one that its template names
-        is marked sensitive."""
-        attribute = self.attributes[name]
-        if attribute.sensitive or not self.sensitive_columns.isdisjoint(attribute.columns):
-            return True
-        return attribute.template is not None and any(map(self.is_sensitive, attribute.template.attributes))
+        """Source columns that this entity itself says to mask: those of sensitive attributes, and of a secret key."""
+        columns = {column for a in self.attributes.values() if a.sensitive for column in a.columns}
+        if self.secret:
+            columns.update(self.source.keys, *map(self.list_key_columns, self.key_parts))
+        return frozenset(columns)
 
     @property
     def origin(self) -> str:

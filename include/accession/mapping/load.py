@@ -45,7 +45,7 @@ class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # ty
 
 
 for _loader in (_Loader, _FastLoader):
-    _loader.add_constructor("tag:yaml.org,2002:float", _loader.construct_number)
+    _loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: loader.construct_number(node))
 
 
 def _parse(raw: bytes) -> Any:

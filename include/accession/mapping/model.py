@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from accession.column_types import KeyType
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
-from accession.mapping.key import KeyPart
+from accession.mapping.key import ROWID, KeyPart
 from accession.mapping.table import Index, TargetTable, check_shared_table, check_target_table, unite_indexes
 from accession.validation import StrictModel, explain_unknown, list_words
 
@@ -68,6 +68,11 @@ class Mapping(StrictModel):
                 if parent not in self.entities:
                     raise ValueError(explain_unknown(parent, self.entities, f"{where}: there is no entity {parent}"))
                 self._check_reference(where, entity, attribute)
+        for name, entity in self.entities.items():
+            try:
+                entity.expect_masked(self.sensitive_columns[name])
+            except ValueError as error:
+                raise ValueError(f"entities.{name}: {error}") from None
         try:
             _ = self.order
         except CycleError as error:
@@ -229,13 +234,42 @@ class Mapping(StrictModel):
         return tuple(dict.fromkeys(parent for member in self.find_group(name) for parent in self.parents[member]))
 
     @cached_property
+    def sensitive_columns(self) -> dict[str, frozenset[str]]:
+        """Entity → source columns whose values are masked, wherever they are used.
+
+        They are those that the entity says itself, and those that hold a secret key of a parent, or another column of
+        the parent that is sensitive.
+        """
+        found = {}
+        for name, entity in self.entities.items():
+            columns = set(entity.sensitive_columns)
+            for attribute, parent in entity.references.items():
+                by = entity.attributes[attribute].by
+                hidden = {column.lower() for column in self.entities[parent].sensitive_columns}
+                if self.entities[parent].secret or (by and by.lower() in hidden):
+                    columns.update(entity.attributes[attribute].columns)
+            found[name] = frozenset(columns)
+        return found
+
+    def is_sensitive(self, entity: str, name: str) -> bool:
+        """Whether an attribute's value is masked: it, a column or an attribute that it is made of is sensitive."""
+        attribute = self.entities[entity].attributes[name]
+        if attribute.sensitive or not self.sensitive_columns[entity].isdisjoint(attribute.columns):
+            return True
+        return attribute.template is not None and any(
+            self.is_sensitive(entity, named) for named in attribute.template.attributes
+        )
+
+    @cached_property
     def source_tables(self) -> dict[str, list[str]]:
         """Source table → columns that are read, for the check of the source."""
         tables: dict[str, dict[str, None]] = {}
         for entity in self.entities.values():
             if entity.source.table is not None:
-                keys = () if entity.source.has_rowid else entity.source.keys
-                tables.setdefault(entity.source.table, {}).update(dict.fromkeys((*keys, *entity.columns)))
+                read = dict.fromkeys((*entity.source.keys, *entity.columns))
+                if entity.source.has_rowid:
+                    del read[ROWID]  # no column has that name
+                tables.setdefault(entity.source.table, {}).update(read)
         return {table: list(columns) for table, columns in tables.items()}
 
     @cached_property

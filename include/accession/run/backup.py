@@ -51,6 +51,7 @@ def start_run(
         bytes=snapshot.bytes,
         rows=snapshot.rows,
         foreign_key_violations=snapshot.foreign_key_violations,
+        unknown_collations=snapshot.unknown_collations,
     )
     auditor = place_auditor(store)
     parent = RunFolder(store, state.head).load_manifest() if state.head else None

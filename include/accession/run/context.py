@@ -9,7 +9,7 @@ from accession.artifacts import Manifest, RunFolder, StagedEntity, Store
 from accession.conf import restore_params
 from accession.dynamodb import DynamoDB, Limit
 from accession.host import Host
-from accession.items import KeySchema, Table
+from accession.items import KeyMask, KeySchema, Table, find_mask
 from accession.mapping import Mapping
 from accession.params import MigrateParams
 from accession.run.share import Share
@@ -57,7 +57,12 @@ class RunContext:
     def find_table(self, staged: StagedEntity) -> Table:
         """Return the table that an entity was staged for. If no key was stored (0.1.0), the mapping names the one
         attribute, which is text."""
-        return Table(staged.table, staged.key or KeySchema(self.mapping.entities[staged.entity].target.keys))
+        key = staged.key or KeySchema(self.mapping.entities[staged.entity].target.keys)
+        return Table(staged.table, key, self.find_mask(staged.entity))
+
+    def find_mask(self, entity: str) -> KeyMask:
+        """Return what covers the keys of an entity."""
+        return find_mask(self.mapping, entity, self.manifest.namespace)
 
     def connect_writer(
         self,

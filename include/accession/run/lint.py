@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
 from sqlite3 import Connection
-from uuid import UUID
+from uuid import uuid4
 
 from accession.errors import SourceError
-from accession.items import Reject, RowKey
+from accession.items import Reject, RowKey, find_mask
 from accession.mapping import Entity, Mapping
 from accession.run.group import spread_rejects, survey_rows
 from accession.run.inputs import Inputs
@@ -18,11 +18,11 @@ from accession.run.relation import make_relations, name_field, name_relation, re
 from accession.run.source_rows import SourceRows
 from accession.run.survey import Survey
 from accession.run.table_keys import open_keys
-from accession.source import check_key, explaining, list_columns, open_snapshot, quote, take_snapshot
+from accession.source import SourceConnection, check_key, explaining, list_columns, open_snapshot, quote, take_snapshot
 from accession.validation import explain_unknown
 
 VALUE = re.compile(r"'.*?'|\d[\d,.]*")  # in a reason, which is counted as one whatever the value is
-ANY_NAMESPACE, ANY_TIME = UUID(int=0), "2000-01-01T00:00:00+00:00"  # of a run; new ids have one length
+ANY_TIME = "2000-01-01T00:00:00+00:00"  # of a run
 
 
 @dataclass
@@ -136,14 +136,14 @@ def _check_order(mapping: Mapping, entity: Entity, backup: Path) -> Iterator[str
         yield from _compare(mapping, entity, straight, reverse)
 
 
-def _compare(mapping: Mapping, entity: Entity, straight: Connection, reverse: Connection) -> Iterator[str]:
+def _compare(mapping: Mapping, entity: Entity, straight: SourceConnection, reverse: SourceConnection) -> Iterator[str]:
     columns = list(dict.fromkeys((*entity.source.keys, *entity.columns)))
     shown = ", ".join(f"quote({quote(column)})" for column in columns)
     order = ", ".join(str(number) for number in range(1, len(columns) + 1))
     rows = []
     for connection in (straight, reverse):
         make_relations(connection, mapping, entity)
-        rows.append(connection.execute(f"SELECT {shown} FROM {name_relation(entity)} ORDER BY {order}"))
+        rows.append(connection.execute(f"SELECT {shown} FROM {name_relation(connection, entity)} ORDER BY {order}"))
     for one, other in zip_longest(*rows):
         if one != other:
             differing = [c for c, x, y in zip(columns, one or (), other or (), strict=False) if x != y]
@@ -159,11 +159,13 @@ def _count_rejects(mapping: Mapping, backup: Path, folder: Path) -> dict[str, Ta
     """Stage all entities as one group, but for the writing."""
     with closing(open_snapshot(backup)) as snapshot:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
-    with Survey(folder / "survey.db", mapping.order, encoding) as survey, ExitStack() as files:
+    namespace = uuid4()  # of a target: new ids have one length, and nobody can try secret keys
+    masks = {name: find_mask(mapping, name, namespace) for name in mapping.order}
+    with Survey(folder / "survey.db", masks, encoding) as survey, ExitStack() as files:
         members = []
         for name in mapping.order:
             table = mapping.entities[name].target.table
-            inputs = Inputs(mapping, backup, table, ANY_NAMESPACE, ANY_TIME)
+            inputs = Inputs(mapping, backup, table, namespace, ANY_TIME)
             members.append(files.enter_context(SourceRows(inputs, name, survey)))
         survey_rows(survey, members, open_keys(survey, members, files).values())
         while True:

@@ -53,7 +53,7 @@ def ask_indexes(
             if has_item is None:
                 found.not_known[index.name] = found.not_known.get(index.name, 0) + 1
             elif not has_item:
-                found.missing.append(f"{index.name} does not find {key}")
+                found.missing.append(f"{index.name} does not find {table.mask.show(key)}")
     for name, count in found.not_known.items():
         logger.warning(
             "%d of %d look-ups through %s of %s ended at their limit of pages: too many items share a key of the index",

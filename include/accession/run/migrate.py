@@ -200,7 +200,8 @@ class _PartExecution:
         self._add_conflict(change.key, change.old_key, checksum, "changed by the application after staging")
 
     def _add_conflict(self, key: str, old_key: Any, checksum: str | None, reason: str) -> None:
-        logger.warning("%s %s %s: %s, so it is left as it is", self.step, self.table.name, key, reason)
+        shown = self.table.mask.show(key)
+        logger.warning("%s %s %s: %s, so it is left as it is", self.step, self.table.name, shown, reason)
         self.conflicts.append(WriteConflict(key=key, old_key=old_key, checksum=checksum, reason=reason))
 
     def finish(self) -> Execution:
@@ -226,9 +227,10 @@ class _PartExecution:
         expect_open(self.run.store, self.run.name, self.attempt.epoch)
         self.run.store.claim(self.run.folder.path_of_execution(self.attempt), execution.dump())
         if self.conflicts and self.run.params.on_conflict == "refuse":
+            first = self.table.mask.show(self.conflicts[0].key)
             raise RefusedError(
                 f"{len(self.conflicts):,} items of {self.table.name} were changed by the application since they were "
-                f"staged; the first is {self.conflicts[0].key}. They were left as they are. Look at them, then run "
+                f"staged; the first is {first}. They were left as they are. Look at them, then run "
                 "again, or set on_conflict=keep."
             )
         return execution

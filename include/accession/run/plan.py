@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from accession.artifacts import Change, Counts, EntityPlan, Plan, StagedEntity, Store, list_rejects
+from accession.artifacts import Change, EntityPlan, Plan, StagedEntity, Store, list_rejects
 from accession.errors import RefusedError
-from accession.items import MASK, TypedItem, show_row_key
-from accession.mapping import Entity
+from accession.items import MASK, KeyMask, TypedItem
+from accession.mapping import Mapping
 from accession.progress import show_seconds
 from accession.run.context import RunContext
 from accession.run.lookups import LOOK_UPS
@@ -63,7 +63,7 @@ def make_plan(run: RunContext) -> Plan:
         price_usd=price_units(write_units, read_units + proof_units),
         seconds=round(write_units / rate, 1),
         records_changed=any(staged.records_changed for staged in entities.values()),
-        refused=_find_refusal(run, counts),
+        refused=_find_refusal(run, entities),
         started_at=started,
         ended_at=run.host.timestamp(),
     )
@@ -108,7 +108,15 @@ def refuse_plan(plan: Plan) -> None:
         raise RefusedError(plan.refused)
 
 
-def _find_refusal(run: RunContext, counts: list[Counts]) -> str | None:
+def _find_refusal(run: RunContext, entities: dict[str, StagedEntity]) -> str | None:
+    counts = [staged.counts for staged in entities.values()]
+    for name, count in zip(entities, counts, strict=True):
+        if count.renumbered * 10 > count.matched and not run.params.allow_renumbered:
+            return (
+                f"{count.renumbered:,} of {count.matched:,} rows of entity {name} are not what the last run found "
+                "under their row ids, over 10 %: nothing was written. VACUUM may have renumbered them. Restore the "
+                "source as it was, or set allow_renumbered to write them as other things."
+            )
     rejected = sum(count.rejected for count in counts)
     conflicts = sum(count.conflicts for count in counts)
     allowed = run.params.max_rejects
@@ -133,12 +141,13 @@ def _write_rejects(run: RunContext, entities: dict[str, StagedEntity]) -> None:
             writer = csv.writer(text)
             writer.writerow(["entity", "table", "key", "column", "reason", "held", "since"])
             for name, staged in entities.items():
+                mask = run.find_mask(name)
                 if any(staged.rejects.values()):
                     id_map = _fetch_id_map(run.store, staged, folder)
                     rejects = list_rejects(id_map, _fetch_head(run, name, folder))
                     for row, since in rejects:
-                        held = "yes" if row.held else "no"
-                        writer.writerow([name, staged.table, row.old_key, row.column, row.reason, held, since])
+                        key, held = mask.cover(row.old_key), "yes" if row.held else "no"
+                        writer.writerow([name, staged.table, key, row.column, row.reason, held, since])
         run.store.upload(run.folder.path("rejects.csv"), file)
 
 
@@ -156,28 +165,31 @@ def _show_changes(run: RunContext, staged: StagedEntity) -> Iterator[str]:
     """Yield a line for each change of an entity, with sensitive values masked."""
     for part in staged.parts:
         for change in run.folder.read_changes(staged.entity, part):
-            yield show_change(run.mapping.entities[staged.entity], change)
+            yield show_change(run.mapping, staged.entity, run.find_mask(staged.entity), change)
 
 
-def show_change(entity: Entity, change: Change) -> str:
-    """Return a change in one line, with sensitive values masked."""
-    old_key = show_row_key(change.old_key)
-    head = f"{change.op} {old_key} → {change.key}" if change.key else f"{change.op} {old_key}"
+def show_change(mapping: Mapping, entity: str, mask: KeyMask, change: Change) -> str:
+    """Return a change in one line, with sensitive values and secret keys masked."""
+    head = f"{change.op} {mask.show(change.old_key)}"
+    if change.key:
+        head = f"{head} → {mask.show(change.key)}"
     if change.op == "reject":
         return f"{head}: {change.reason}"
     if change.op == "update" and change.before and change.item:
         changed = {n: v for n, v in change.item.items() if change.before.get(n) != v}
         gone = [n for n in change.before if n not in change.item]
-        return f"{head}: {_show_item(entity, changed)}{''.join(f', without {name}' for name in gone)}"
-    return f"{head}: {change.reason or _show_item(entity, change.item or change.before or {})}"
+        return f"{head}: {_show_item(mapping, entity, changed)}{''.join(f', without {name}' for name in gone)}"
+    return f"{head}: {change.reason or _show_item(mapping, entity, change.item or change.before or {})}"
 
 
-def _show_item(entity: Entity, item: TypedItem) -> str:
+def _show_item(mapping: Mapping, entity: str, item: TypedItem) -> str:
     shown = []
+    attributes, keys = mapping.entities[entity].attributes, mapping.entities[entity].target.keys
     for name, value in item.items():
-        if name in entity.target.keys:
+        if name in keys:
             continue
-        text: Any = MASK if name not in entity.attributes or entity.is_sensitive(name) else next(iter(value.values()))
+        is_masked = name not in attributes or mapping.is_sensitive(entity, name)
+        text: Any = MASK if is_masked else next(iter(value.values()))
         text = "NULL" if text is True and "NULL" in value else " ".join(str(text).split())
         shown.append(f"{name}={text if len(text) <= 40 else text[:39] + '…'}")
     return ", ".join(shown)

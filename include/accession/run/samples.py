@@ -16,8 +16,9 @@ def expect_samples(run: RunContext) -> None:
             found = run.dynamodb.read_items(table, batch)
             gone += [key for key in batch if key not in found]
         if gone:
+            first = table.mask.show(gone[0])
             raise RefusedError(
                 f"{len(gone):,} of {len(keys):,} items that were looked up in table {staged.table} are gone, the first "
-                f"is {gone[0]}, and nothing changed in the source: they were deleted after an earlier run had written "
+                f"is {first}, and nothing changed in the source: they were deleted after an earlier run had written "
                 "them. Nothing was written. If the application deleted them, set on_conflict=keep."
             )

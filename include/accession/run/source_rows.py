@@ -21,6 +21,7 @@ from accession.items import (
     RowKey,
     Table,
     find_key_schemas,
+    find_mask,
     is_unicode,
     join_key,
     show_key,
@@ -87,7 +88,7 @@ class SourceRows:
             self.query = StagingQuery(self.snapshot, mapping, self.entity, self._attach_maps(inputs.maps))
             schemas = find_key_schemas(mapping, find_affinities(self.snapshot, mapping))
             self.builder = ItemBuilder(self.entity, mapping, schemas, inputs.namespace)
-            self.table = Table(inputs.table, self.builder.key)
+            self.table = Table(inputs.table, self.builder.key, find_mask(mapping, name, inputs.namespace))
             self.count = self.query.count_rows()
             self._files = opening.pop_all()
 

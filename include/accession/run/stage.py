@@ -28,11 +28,12 @@ from accession.artifacts import (
 )
 from accession.digest import hash_file
 from accession.errors import RefusedError
-from accession.items import Reject, RowKey
+from accession.items import Reject, RowKey, is_same_thing
 from accession.progress import Progress
 from accession.run.context import RunContext
 from accession.run.group import spread_rejects, survey_rows
 from accession.run.inputs import fetch_inputs
+from accession.run.match import Recorded
 from accession.run.reconcile import Reconciler
 from accession.run.source_rows import SourceRows
 from accession.run.survey import Survey
@@ -111,7 +112,8 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
     group = run.mapping.find_group(name)
     with closing(open_snapshot(run.folder.fetch_backup(run.manifest, folder))) as snapshot:
         encoding = snapshot.execute("PRAGMA encoding").fetchone()[0]
-    with Survey(folder / "survey.db", group, encoding) as survey, ExitStack() as files:
+    masks = {member: run.find_mask(member) for member in group}
+    with Survey(folder / "survey.db", masks, encoding) as survey, ExitStack() as files:
         inputs = {member: fetch_inputs(run, member, folder, id_maps) for member in group}
         members = [files.enter_context(SourceRows(inputs[member], member, survey)) for member in group]
         keys = open_keys(survey, members, files)
@@ -178,14 +180,24 @@ class _Stager:
                     self.late.append(row.old_key)
             else:
                 self.reconciler.counts["adjusted"] += made.adjusted
+                if self.rows.entity.source.has_rowid and row.recorded is not None:
+                    self._count_renumbered(row.recorded, made.entry.identity)
                 self.reconciler.add(made.match, made.entry, made.prepared)
             progress.add(1)
         for old_key, recorded, latest in self.rows.read_gone():
             self.reconciler.add_gone(old_key, recorded, latest)
         progress.finish()
+        self.rows.snapshot.expect_uncompared(f"entities.{self.name}.source")
         self.reconciler.close()
         self.closed = self.parts.close()
         self.read_units = self.run.dynamodb.consumed_read_units - units_before
+
+    def _count_renumbered(self, recorded: Recorded, identity: bytes) -> None:
+        """Count a row whose row id the head has, and whether it is another thing than was recorded for it."""
+        if recorded.state != "tombstone":
+            self.reconciler.counts["matched"] += 1
+            if self.rows.shares_identity and not is_same_thing(recorded.identity, identity):
+                self.reconciler.counts["renumbered"] += 1
 
     def publish(self) -> StagedEntity:
         """Upload the ID map, and the parts that are not uploaded yet. Return the result of staging."""
@@ -193,7 +205,7 @@ class _Stager:
         if head is not None and rows.entity.new_id is not None:
             copy_tombstones(self.id_map, head)
         samples = sample_keys(self.id_map, SAMPLED_KEYS)
-        finish_id_map(self.id_map)
+        finish_id_map(self.id_map, rows.table.mask)
         for part, file in self.kept:
             self.run.store.upload(self.run.folder.path_of_part(self.name, part), file)
         digest = hash_file(self.map_file)

@@ -3,7 +3,6 @@
 The snapshot is `main`, and the head's ID map is attached as `head`.
 """
 
-import sqlite3
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +11,8 @@ from accession.artifacts import RESOLVING
 from accession.items import RowKey, show_key
 from accession.mapping import Entity, Mapping
 from accession.run.match import Recorded
-from accession.run.relation import name_relation, read_affinities
-from accession.source import quote
+from accession.run.relation import list_searched, name_relation, read_affinities
+from accession.source import SourceConnection, quote
 
 GUESS = "'0'"  # in place of a parent's key: as short as keys are, and also a number
 RECORDED = ", ".join(f"h.{field}" for field in Recorded._fields)
@@ -30,11 +29,12 @@ class StagingQuery:
     """The queries for one entity whose relations are made. Its parents have their entries and rejects in `maps`."""
 
     def __init__(
-        self, snapshot: sqlite3.Connection, mapping: Mapping, entity: Entity, maps: AnyMapping[str, MapNames]
+        self, snapshot: SourceConnection, mapping: Mapping, entity: Entity, maps: AnyMapping[str, MapNames]
     ) -> None:
         self.snapshot, self.mapping, self.entity, self.maps = snapshot, mapping, entity, maps
         self.keys = [quote(column) for column in entity.source.keys]
-        self.rows = name_relation(entity)
+        self.rows = name_relation(snapshot, entity)
+        self.searched = {name: list_searched(snapshot, mapping, entity, name) for name in entity.references}
 
     def count_rows(self) -> int:
         """Return the number of source rows of the entity."""
@@ -92,17 +92,17 @@ class StagingQuery:
         return f"json_extract(p{number}.new_id, '$[{target.keys.index(target.find_part(attribute.part).name)}]')"
 
     def _join_parent(self, number: int, name: str) -> str:
-        attribute = self.entity.attributes[name]
         parent = self.mapping.entities[self.entity.references[name]]
-        columns = [quote(column) for column in attribute.columns]
+        columns = [quote(column) for column in self.entity.attributes[name].columns]
         resolving = f"AND p{number}.latest AND p{number}.state IN {RESOLVING}"
         join = f"LEFT JOIN {self.maps[parent.name].entries} p{number} ON "
-        if attribute.by is None:
+        searched = self.searched[name]
+        if not searched:
             return f"{join}{self._match_keys(f'p{number}', columns, '+s.')} {resolving}"
-        # The parent's row is found by its other column, then its record by its key.
+        # The parent's row is found as SQLite compares its columns, then its record by its key, byte by byte.
+        same = " AND ".join(f"q{number}.{one} = +s.{column}" for one, column in zip(searched, columns, strict=True))
         keys = [quote(column) for column in parent.source.keys]
-        rows, by = name_relation(parent), f"q{number}.{quote(attribute.by)}"
-        found = f"LEFT JOIN {rows} q{number} ON {by} = s.{columns[0]}"
+        found = f"LEFT JOIN {name_relation(self.snapshot, parent)} q{number} ON {same}"
         return f"{found} {join}{self._match_keys(f'p{number}', keys, f'+q{number}.')} {resolving}"
 
     @staticmethod
@@ -127,16 +127,14 @@ class StagingQuery:
 
     def is_rejected(self, reference: str, values: tuple[RowKey, ...]) -> bool:
         """Tell whether the parent row that a reference's columns name was rejected."""
-        parent = self.entity.references[reference]
-        by = self.entity.attributes[reference].by
-        if by is not None:
-            source = self.mapping.entities[parent]
-            keys = ", ".join(quote(column) for column in source.source.keys)
-            rows = name_relation(source)
-            found = self.snapshot.execute(f"SELECT {keys} FROM {rows} s WHERE s.{quote(by)} = ?", values).fetchone()
+        parent = self.mapping.entities[self.entity.references[reference]]
+        if searched := self.searched[reference]:
+            keys = ", ".join(quote(column) for column in parent.source.keys)
+            rows, same = name_relation(self.snapshot, parent), " AND ".join(f"s.{one} = ?" for one in searched)
+            found = self.snapshot.execute(f"SELECT {keys} FROM {rows} s WHERE {same}", values).fetchone()
             if found is None:
                 return False
             values = found
         old_key = values[0] if len(values) == 1 else show_key(values)
-        query = f"SELECT 1 FROM {self.maps[parent].rejects} WHERE old_key = ?"
+        query = f"SELECT 1 FROM {self.maps[parent.name].rejects} WHERE old_key = ?"
         return self.snapshot.execute(query, (old_key,)).fetchone() is not None

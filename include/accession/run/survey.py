@@ -8,7 +8,7 @@ survey, as it finds other parents in their ID maps.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from operator import itemgetter
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from accession.artifacts import declare_keys
-from accession.items import ItemKey, RowKey, clean_key
+from accession.items import ItemKey, KeyMask, RowKey, clean_key
 from accession.run.batches import split_batches
 from accession.run.staging_query import MapNames
 
@@ -76,12 +76,12 @@ class Link(NamedTuple):
 
 
 class Survey:
-    """The survey of the entities `members`, in a SQLite file. `encoding` is that of the source."""
+    """The survey of entities, in a SQLite file. `masks` covers the keys of each; `encoding` is that of the source."""
 
-    def __init__(self, path: Path, members: Sequence[str], encoding: str) -> None:
-        self._path = path
-        self.members = {name: number for number, name in enumerate(members)}
-        self._names = tuple(members)
+    def __init__(self, path: Path, masks: Mapping[str, KeyMask], encoding: str) -> None:
+        self._path, self._masks = path, masks
+        self.members = {name: number for number, name in enumerate(masks)}
+        self._names = tuple(masks)
         self._collided: set[str] = set()
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute(f'PRAGMA encoding = "{encoding}"')
@@ -157,7 +157,9 @@ class Survey:
             if is_there:
                 continue
             other, other_key, _ = second if (number, old_key) == first[:2] else first
-            reason = f"its key {key} is also that of {self._names[other]} {other_key!s}"
+            own, others = (self._masks[self._names[one]] for one in (number, other))
+            mask = own if own.secret else others  # the key of one tells that of the other
+            reason = f"its key {mask.show(key)} is also that of {self._names[other]} {mask.show(other_key)}"
             self._db.execute(f"INSERT INTO collisions_{number} VALUES (?,?)", (old_key, reason))
             self._collided.add(self._names[number])
             self._remove(number, [old_key])

@@ -121,14 +121,14 @@ class Undo:
         return self._read_items(name, [change]).get(find_key(change))
 
     def _add_conflict(self, name: str, change: Change, item: TypedItem | None) -> None:
-        table = self.staged[name].table
+        table, mask = self.staged[name].table, self.run.find_mask(name)
         reason = "deleted by the application since" if item is None else "changed by the application since"
-        logger.warning("undo %s %s: %s, so it is left as it is", table, change.key, reason)
+        logger.warning("undo %s %s: %s, so it is left as it is", table, mask.show(change.key), reason)
         self.conflicts[name, change.key or ""] = {
             "entity": name,
             "table": table,
-            "key": change.key,
-            "old_key": change.old_key,
+            "key": mask.cover(change.key),
+            "old_key": mask.cover(change.old_key),
             "op": change.op,
             "reason": reason,
         }

@@ -11,17 +11,19 @@ import gzip
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from sqlite3 import Connection
+from typing import TypeVar
 
 import orjson
 
-from accession.artifacts import PROBLEMS, Changed, Problem, Verification, merge_id_maps, open_id_map
+from accession.artifacts import PROBLEMS, Changed, Problem, Verification, WriteConflict, merge_id_maps, open_id_map
 from accession.digest import hash_file
 from accession.dynamodb import DynamoDB
 from accession.errors import FencedError, TransientError, VerificationError
-from accession.items import ItemKey, TypedItem, checksum_items
+from accession.items import ItemKey, KeyMask, TypedItem, checksum_items
 from accession.progress import Progress
 from accession.run.batches import split_batches
 from accession.run.context import RunContext
@@ -82,7 +84,10 @@ class _Verifier:
         self.staged = {name: run.folder.load_staged(name) for name in names}
         self.first = names[0]
         self.entity = "entity" if len(names) > 1 else f"'{self.first}'"  # of an entry, as queries of the map have it
-        self.table = run.find_table(self.staged[self.first])
+        self.masks = {name: run.find_mask(name) for name in names}
+        # An item that is in no ID map may be of any entity.
+        self.mask = next((mask for mask in self.masks.values() if mask.secret), self.masks[self.first])
+        self.table = replace(run.find_table(self.staged[self.first]), mask=self.mask)
         self.write_conflicts = {name: list(run.folder.find_write_conflicts(name)) for name in names}
         self.conflicts = {conflict.key: conflict for found in self.write_conflicts.values() for conflict in found}
         self.counts = {name: dict.fromkeys(("verified", *PROBLEMS), 0) for name in names}
@@ -103,6 +108,8 @@ class _Verifier:
         ):
             self._compare_table(id_map)
         self._name_attributes()
+        for name, found in self.listed.items():
+            found[:] = [_cover(one, self.mask if one.old_key is None else self.masks[name]) for one in found]
         self.progress.finish()
         self.problems = self.run.folder.path_of_problems(self.first, hash_file(problems))
         self.store.upload(self.problems, problems)
@@ -124,7 +131,7 @@ class _Verifier:
                 listed=self.listed[name],
                 look_ups=look_ups.asked if name == self.first else {},
                 look_ups_not_known=look_ups.not_known if name == self.first else {},
-                conflicts=[conflict.model_dump() for conflict in self.write_conflicts[name]],
+                conflicts=[_cover(conflict, self.masks[name]).model_dump() for conflict in self.write_conflicts[name]],
                 read_units=self.dynamodb.consumed_read_units - read_before if name == self.first else 0.0,
                 ok=reason is None,
                 lagging=lagging,
@@ -286,6 +293,14 @@ class _Verifier:
             f"Table {self.table.name} differs from the source: {numbers}: {', '.join(keys)}. "
             f"All problems are in {self.store.uri(self.problems)}."
         )
+
+
+Keyed = TypeVar("Keyed", Problem, WriteConflict)
+
+
+def _cover(found: Keyed, mask: KeyMask) -> Keyed:
+    """Return a problem or conflict as people may see it."""
+    return found.model_copy(update={"key": mask.cover(found.key), "old_key": mask.cover(found.old_key)})
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The SQLite source: opened read-only, queried, copied, restored."""
 
+from accession.source.collation import SourceConnection
 from accession.source.database import check_key, check_source, explaining, find_affinity, quote
 from accession.source.guard import guarding
 from accession.source.query import check_queries, describe_query, list_columns, materialise_query
@@ -14,6 +15,7 @@ from accession.source.snapshot import (
 )
 
 __all__ = [
+    "SourceConnection",
     "SourceDrift",
     "check_key",
     "check_queries",

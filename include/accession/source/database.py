@@ -17,6 +17,7 @@ from pathlib import Path
 
 from accession.database_file import MAGIC, SIDE_FILES
 from accession.errors import SourceError
+from accession.source.collation import SourceConnection
 
 BUSY_SECONDS = 30.0  # how long we wait for a lock of the application
 LOCK_BYTES = (512, 0x40000000)  # length and start of all of SQLite's locks in a file (os.h: PENDING_BYTE and on)
@@ -126,7 +127,7 @@ def quote(name: str) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[SourceConnection]:
     """Open the source inside one read transaction, and leave nothing behind."""
     _inspect(path)
     path = path.resolve()  # SQLite looks for the WAL beside the real file
@@ -135,12 +136,19 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         with (
             explaining(path),
             closing(
-                sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+                sqlite3.connect(
+                    f"{path.as_uri()}?mode=ro",
+                    uri=True,
+                    timeout=BUSY_SECONDS,
+                    isolation_level=None,
+                    factory=SourceConnection,
+                )
             ) as db,
         ):
             db.execute("BEGIN")
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # this fixes the moment that we read
             _expect_whole(db, path)
+            db.register_collations()
             yield db
     finally:
         # A read-only connection to a WAL database makes an empty -wal and a -shm, and may not remove them. We do as
@@ -232,10 +240,10 @@ def _explain(path: Path | str, error: sqlite3.Error) -> str:
     return f"SQLite cannot read {path} ({error}): open it with the application or `sqlite3`, and fix what that reports."
 
 
-def expect_ok(db: sqlite3.Connection, check: str, path: Path) -> None:
+def expect_ok(db: SourceConnection, check: str, path: Path) -> None:
     """Raise SourceError with the first finding of `quick_check` or `integrity_check`."""
-    found = db.execute(f"PRAGMA {check}(1)").fetchone()[0]
-    if found != "ok":
+    found = db.find_damage(check)
+    if found is not None:
         found = " ".join(found.split())
         raise SourceError(
             f"{path} is damaged ({check}: {found}): restore it from a backup, or recover it with `sqlite3 .recover`."

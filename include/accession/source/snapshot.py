@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accession.digest import hash_file
 from accession.errors import SourceError
+from accession.source.collation import SourceConnection
 from accession.source.database import count_in, expect_ok, explaining, quote, reading
 
 log = logging.getLogger(__name__)
@@ -20,12 +21,14 @@ STEP_PAGES = 4096  # copied at once, 16 MiB at SQLite's usual page size
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a snapshot: `rows` of each ordinary table, `foreign_key_violations` by child table."""
+    """The content of a snapshot: `rows` of each ordinary table, `foreign_key_violations` by child table, and the
+    collations that only the application has."""
 
     sha256: str
     bytes: int
     rows: dict[str, int]
     foreign_key_violations: dict[str, int]
+    unknown_collations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,27 @@ def take_snapshot(path: Path, destination: Path) -> Snapshot:
                 bytes=copy.stat().st_size,
                 rows=count_in(db, tables),
                 foreign_key_violations=_count_orphans(db, tables),
+                unknown_collations=tuple(sorted(db.unknown)),
             )
         copy.replace(destination)
         sync(destination.parent)
     return snapshot
 
 
-def open_snapshot(path: Path) -> sqlite3.Connection:
+def open_snapshot(path: Path) -> SourceConnection:
     """Open a snapshot for reading. Only for our own closed copies: it takes no locks.
 
     Text that is not UTF-8 is read with lone surrogates in place of the bad bytes, which a later step rejects, so that
     it does not fail the whole query.
     """
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
-    db.execute("PRAGMA temp_store = FILE")  # for the rows of queries, however SQLite was built
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    db = sqlite3.connect(address, uri=True, isolation_level=None, factory=SourceConnection)
+    try:
+        db.execute("PRAGMA temp_store = FILE")  # for the rows of queries, however SQLite was built
+        db.register_collations()
+    except BaseException:
+        db.close()
+        raise
     db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return db
 
@@ -115,11 +125,16 @@ def settle_fetched(path: Path, name: str, *, is_checkpointed: bool) -> None:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
-def _count_orphans(db: sqlite3.Connection, tables: Sequence[str]) -> dict[str, int]:
+def _count_orphans(db: SourceConnection, tables: Sequence[str]) -> dict[str, int]:
     counts = {}
     for table in tables:
+        db.compared.clear()
         try:
-            counts[table] = sum(1 for _ in db.execute(f"PRAGMA foreign_key_check({quote(table)})"))
+            orphans = sum(1 for _ in db.execute(f"PRAGMA foreign_key_check({quote(table)})"))
+            if db.compared:
+                log.warning("The foreign keys of %s cannot be checked: only the application has their collation", table)
+            else:
+                counts[table] = orphans
         except (
             sqlite3.OperationalError
         ) as error:  # a declaration that SQLite never enforces either; staging finds the orphans
