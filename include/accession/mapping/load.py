@@ -82,6 +82,11 @@ def load_mapping(path: Path | str) -> Mapping:
         ) from error
 
 
+def name_folder() -> Path:
+    """Return the folder of the user's mappings: what `ACCESSION_MAPPINGS` names, else that of this repository."""
+    return Path(os.environ.get(VARIABLE) or MAPPINGS)
+
+
 def find_mappings(folder: Path | None = None) -> list[Path]:
     """Return the mapping files of `folder` and of this repository, sorted by name: one pair of DAGs each.
 
