@@ -26,7 +26,7 @@ def write_text(name: str, source: str, entities: Iterable[EntityDraft], left_out
         lines += [*_write_entity(entity), ""]
     for sentence in list_left_out(left_out):
         lines += _comment(sentence, "  ")
-    head = HEAD.format(source=show_name(source), name=name)
+    head = HEAD.format(source=show_name(source), name=_flow(name))
     return head + "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -44,7 +44,7 @@ def list_left_out(left_out: Mapping[str, str]) -> list[str]:
 
 
 def _write_entity(entity: EntityDraft) -> Iterator[str]:
-    yield f"  {entity.name}:"
+    yield f"  {_flow(entity.name)}:"
     for note in entity.notes:
         yield from _comment(note, "    ")
     yield f"    source: {_flow({'table': entity.table, 'key': entity.key})}"
@@ -70,8 +70,9 @@ def _flow(value: object) -> str:
         return f"{{{', '.join(f'{_flow(key)}: {_flow(one)}' for key, one in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_flow, value))}]"
+    style = '"' if isinstance(value, str) and not value.isprintable() else None  # with escapes, on one line
     # A list of one, since a scalar is written in another way if it stands alone.
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=float("inf"))
+    text = yaml.safe_dump([value], default_style=style, default_flow_style=True, allow_unicode=True, width=float("inf"))
     text = text.strip().removeprefix("[").removesuffix("]")
     # Double quotes, as people write them, if nothing in them would be an escape.
     if text.startswith("'") and not set(str(value)) & {'"', "\\"}:

@@ -90,7 +90,9 @@ def read_values(db: sqlite3.Connection, table: TableSchema) -> dict[str, Values]
 
 def _read_rows(db: sqlite3.Connection, table: TableSchema) -> Iterator[list[tuple[SqliteValue, ...]]]:
     columns = (f"{quote(table.name)}.{quote(name)}" for name in table.columns)
-    shown = (f"iif(typeof({one}) = 'blob', substr({one}, 1, {SHOWN_BYTES}), {one})" for one in columns)
+    # An empty BLOB stays as it is: `substr` makes NULL of it.
+    is_long = f"typeof({{0}}) = 'blob' AND length({{0}}) > {SHOWN_BYTES}"
+    shown = (f"iif({is_long.format(one)}, substr({one}, 1, {SHOWN_BYTES}), {one})" for one in columns)
     rows = db.execute(f"SELECT {', '.join(shown)} FROM main.{quote(table.name)}")
     while found := rows.fetchmany(ROWS_AT_ONCE):
         yield found
