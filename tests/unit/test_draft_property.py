@@ -3,7 +3,7 @@
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,21 +14,23 @@ from hypothesis import strategies as st
 from accession.draft import compare_schema, draft_mapping
 from accession.items import ItemBuilder, find_key_schemas, join_key
 from accession.mapping import Entity, Mapping, load_mapping
-from accession.run.staging_query import find_affinities
+from accession.run.relation import find_affinities
 from accession.source import quote
 
 NAMES = [
-    "id", "a", "B", "user_id", "user id", 'quo"te', "per%cent", "{brace}", "a:b", "select", "yes", "null", "1", "<<", "=",
-    "rowid", "größe", "雪", "#x", "- y", "it's", "back\\slash", "tab\there", "line\nbreak", "token", "[list]", "2026-01-05",
-    "keep", "new_id", "&anchor", "!tag", "@at", "a, b", "k: v", "~", "É", "é",
+    "id", "a", "B", "user_id", "user id", 'quo"te', "per%cent", "{brace}", "a:b", "select", "yes", "null", "1", "<<",
+    "=", "rowid", "größe", "雪", "#x", "- y", "it's", "back\\slash", "tab\there", "line\nbreak", "token", "[list]",
+    "2026-01-05", "keep", "new_id", "&anchor", "!tag", "@at", "a, b", "k: v", "~", "É", "é",
 ]  # fmt: skip
 DECLARED = [
     "", "INTEGER", "INT", "TEXT", "VARCHAR(20)", "REAL", "NUMERIC", "DECIMAL(10,2)", "BLOB", "BOOLEAN", "TINYINT(1)",
-    "DATE", "DATETIME", "TIMESTAMP", "JSON", "STRING", "ANY", "INTEGER NOT NULL", "TEXT NOT NULL", "TEXT COLLATE NOCASE",
+    "DATE", "DATETIME", "TIMESTAMP", "JSON", "STRING", "ANY", "INTEGER NOT NULL", "TEXT NOT NULL",
+    "TEXT COLLATE NOCASE",
 ]  # fmt: skip
 TEXTS = [
-    "", "x", "1", "007", "1.50", "2026-01-05", "2026-01-05 00:00:00", "2026-01-05T12:34:56.7+02:00", "2026-02-30", "true",
-    '{"a": 1}', '["x","y"]', '{"a": "\\ud800"}', "[1e999]", "a,b", "nul\0", "雪", "x" * 1500, "x" * 3000, "a#b", "A", "a",
+    "", "x", "1", "007", "1.50", "2026-01-05", "2026-01-05 00:00:00", "2026-01-05T12:34:56.7+02:00", "2026-02-30",
+    "true", '{"a": 1}', '["x","y"]', '{"a": "\\ud800"}', "[1e999]", "a,b", "nul\0", "雪", "x" * 1500, "x" * 3000,
+    "a#b", "A", "a",
 ]  # fmt: skip
 VALUES = st.one_of(
     st.none(),
@@ -53,18 +55,22 @@ def sources(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, list[tuple[Any,
         keys = draw(st.lists(st.sampled_from(own), max_size=4, unique=True))
         if keys:
             parts.append(f"PRIMARY KEY ({', '.join(map(quote, keys))})")
-        for unique in draw(st.lists(st.lists(st.sampled_from(own), min_size=1, max_size=3, unique=True), max_size=2)):
-            parts.append(f"UNIQUE ({', '.join(map(quote, unique))})")
+        some = st.lists(st.sampled_from(own), min_size=1, max_size=3, unique=True)
+        uniques = draw(st.lists(some, max_size=2))
+        parts += [f"UNIQUE ({', '.join(map(quote, unique))})" for unique in uniques]
         for _ in range(draw(st.integers(0, 3))):
             parent = draw(st.sampled_from([*tables, "base", "missing"]))
             there = columns.get(parent, ["id", "name"])
             width = draw(st.integers(1, min(2, len(own), len(there))))
             child = draw(st.permutations(own))[:width]
-            to = "" if draw(st.booleans()) else f"({', '.join(map(quote, draw(st.permutations(there))[:width]))})"
+            named = draw(st.permutations(there))[:width] if draw(st.booleans()) else []
+            to = f"({', '.join(map(quote, named))})" if named else ""
             parts.append(f"FOREIGN KEY ({', '.join(map(quote, child))}) REFERENCES {quote(parent)}{to}")
-        without = " WITHOUT ROWID" if keys and draw(st.booleans()) else ""
+        has_rowid = draw(st.booleans()) or not keys
+        without = "" if has_rowid else " WITHOUT ROWID"
         statements.append(f"CREATE TABLE {quote(table)} ({', '.join(parts)}){without}")
-        rows.append((table, draw(st.lists(st.tuples(*[VALUES for _ in own]), max_size=6))))
+        values: st.SearchStrategy[list[tuple[Any, ...]]] = st.lists(st.tuples(*[VALUES for _ in own]), max_size=6)
+        rows.append((table, draw(values)))
     return statements, rows
 
 
@@ -79,13 +85,15 @@ def write_source(path: Path, statements: list[str], rows: list[tuple[str, list[t
             db.execute(statement)
         for table, values in rows:
             for row in values:
-                db.execute(f"INSERT OR IGNORE INTO {quote(table)} VALUES ({','.join('?' * len(row))})", row)
+                with suppress(sqlite3.IntegrityError):  # a text in an INTEGER PRIMARY KEY
+                    db.execute(f"INSERT OR IGNORE INTO {quote(table)} VALUES ({','.join('?' * len(row))})", row)
 
 
 def read_rows(db: sqlite3.Connection, entity: Entity) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
     """The rows of an entity: key, and values. Each reference that is not NULL is found."""
     columns = [f"s.{quote(column)}" for column in (*entity.source.keys, *entity.columns)]
     keys = len(entity.source.keys)
+    assert entity.source.table is not None
     for number, row in enumerate(db.execute(f"SELECT {', '.join(columns)} FROM {quote(entity.source.table)} s")):
         values = dict(zip(entity.columns, row[keys:], strict=True))
         found = [

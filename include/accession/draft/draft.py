@@ -9,7 +9,7 @@ from accession.draft.entity import EntityDraft, draft_entity
 from accession.draft.keys import find_key, replace_key
 from accession.draft.names import name_entity, name_target, split_words
 from accession.draft.references import ReferenceFinder, Table
-from accession.draft.schema import Schema, read_schema
+from accession.draft.schema import Schema, fold_case, read_schema
 from accession.draft.text import list_left_out, write_text
 from accession.draft.values import read_values
 from accession.errors import SourceError
@@ -75,16 +75,16 @@ def _find_keys(db: sqlite3.Connection, schema: Schema, *, new_ids: bool) -> list
 def _spread_new_ids(tables: list[Table]) -> list[Table]:
     """Give new ids to the tables whose keys are made of keys that are replaced by new ids."""
     while True:
-        replaced = {table.schema.name.lower() for table in tables if table.key.is_new_id}
+        replaced = {fold_case(table.schema.name) for table in tables if table.key.is_new_id}
         spread = [_follow_new_ids(table, replaced) for table in tables]
         if spread == tables:
             return tables
         tables = spread
 
 
-def _follow_new_ids(table: Table, replaced: set[str]) -> Table:
+def _follow_new_ids(table: Table, replaced: set[bytes]) -> Table:
     key = table.key
-    followed = {c for one in table.schema.foreign_keys if one.table.lower() in replaced for c in one.columns}
+    followed = {c for one in table.schema.foreign_keys if fold_case(one.table) in replaced for c in one.columns}
     if key.is_new_id or followed.isdisjoint(key.columns):
         return table
     return replace(table, key=replace_key(table.schema, table.entity, key.columns, key.passed_over))

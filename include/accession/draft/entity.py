@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from accession.column_types import COLUMN_TYPES
 from accession.draft.hints import find_polymorphic, find_undeclared, is_named_as_id, looks_secret
 from accession.draft.keys import find_key_type
-from accession.draft.names import name_index
+from accession.draft.names import name_index, show_name
 from accession.draft.references import Reference, ReferenceFinder, References, Table
 from accession.items import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.mapping import MAX_INDEXES
@@ -42,7 +42,7 @@ class EntityDraft:
     def questions(self) -> list[str]:
         """What a person must decide, each with its place."""
         placed = [(self.name, note) for note in self.notes]
-        placed += [(f"{self.name}.{one.name}", note) for one in self.attributes for note in one.notes]
+        placed += [(f"{self.name}.{show_name(one.name)}", note) for one in self.attributes for note in one.notes]
         return [f"{place}: {note.removeprefix(DECIDE)}" for place, note in placed if note.startswith(DECIDE)]
 
 
@@ -134,7 +134,7 @@ class _Drafter:
         if self._is_followed(name):
             return
         if kind := self.polymorphic.get(name):
-            yield f"{DECIDE}with {kind} it refers to one of several tables; it is drafted as a plain value."
+            yield f"{DECIDE}with {show_name(kind)} it refers to one of several tables; it is drafted as a plain value."
         elif (parent := find_undeclared(name, self.named)) and (parent != self.table or name not in self.key.columns):
             yield self._explain_undeclared(parent)
         elif self.new_ids and is_named_as_id(name) and name not in self.key.columns:
@@ -152,10 +152,13 @@ class _Drafter:
         return f"{DECIDE}it looks like a reference that the schema does not declare: references: {parent.entity}?"
 
     def _find_identity(self, names: list[str]) -> Iterator[tuple[str, ...]]:
-        """Yield what identifies a row with a new id: its unique keys; all columns if it has no key at all."""
+        """Yield what identifies a row with a new id: its unique keys; all columns without a NULL if
+        it has no key at all."""
         if not self.key.is_new_id:
             return
-        for columns in self.schema.unique_keys if self.key.columns else [tuple(names)]:
+        # Of an alternative that holds a NULL, nothing can be said.
+        known = tuple(name for name in names if name in self.table.values and not self.table.values[name].has_null)
+        for columns in self.schema.unique_keys if self.key.columns else [known or tuple(names)]:
             if all(name in names and self._may_identify(name) for name in columns):
                 yield columns
 
@@ -201,7 +204,7 @@ class _Drafter:
         if not self.key.columns:
             yield (
                 f"{DECIDE}no usable key is declared, so a row is known by SQLite's rowid, which VACUUM may change, and "
-                "by all of its columns."
+                "by its identity."
             )
         elif self.key.is_new_id and not identity:
             yield (
@@ -209,9 +212,9 @@ class _Drafter:
                 "for the same."
             )
         for column, reason in self.schema.unreadable.items():
-            yield f"Left out: column {column}: {reason}."
+            yield f"Left out: column {show_name(column)}: {reason}."
         if dropped:
-            yield f"Left out, since a table has at most {MAX_INDEXES} indexes: {'; '.join(dropped)}."
+            yield f"Left out, since a table has at most {MAX_INDEXES} indexes: {'; '.join(map(show_name, dropped))}."
 
 
 def _refer(reference: Reference) -> dict[str, object]:

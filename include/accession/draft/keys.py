@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from accession.draft.names import make_unique
+from accession.draft.names import make_unique, show_name
 from accession.draft.schema import TableSchema
 from accession.draft.values import Values
 from accession.items import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
@@ -49,7 +49,7 @@ def find_key(
         fault = _find_fault(db, table, values, columns, separator)
         if fault is None:
             return Key(columns, _make_parts(table, values, columns, separator, entity, new_ids=new_ids), passed_over)
-        passed_over = passed_over or f"{', '.join(columns)} {fault}"
+        passed_over = passed_over or f"{', '.join(map(show_name, columns))} {fault}"
     if not table.has_rowid:
         return None
     return replace_key(table, entity, (), passed_over)

@@ -12,8 +12,14 @@ MAX_WORDS = 80
 
 def split_words(name: str) -> list[str]:
     """Return the words of a name in lower case, as ASCII: "OrderItems" and "order items" are order, items."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.findall(r"[a-z0-9]+", CAMEL.sub("_", plain).lower())
+    folded = CAMEL.sub("_", name).casefold()
+    plain = unicodedata.normalize("NFKD", folded).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain)
+
+
+def show_name(name: str) -> str:
+    """Return a name as a sentence or a comment may have it: on one line, whatever is in it."""
+    return name if name.isprintable() and name else ascii(name)
 
 
 def name_entity(table: str, taken: Container[str]) -> str:

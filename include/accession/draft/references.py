@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accession.draft.keys import Key
-from accession.draft.names import make_unique
-from accession.draft.schema import ForeignKey, Schema, TableSchema
+from accession.draft.names import make_unique, show_name
+from accession.draft.schema import ForeignKey, Schema, TableSchema, fold_case
 from accession.draft.values import Values
 from accession.mapping import MAX_PARENTS
 from accession.source import quote
@@ -57,7 +57,7 @@ class ReferenceFinder:
 
     def __init__(self, db: sqlite3.Connection, schema: Schema, tables: Iterable[Table]) -> None:
         self.db, self.schema = db, schema
-        self.tables = {table.schema.name.lower(): table for table in tables}
+        self.tables = {fold_case(table.schema.name): table for table in tables}
         self.key_parents: dict[str, set[str]] = {}  # entity → those whose keys its key or identity is made of
 
     def find(self, table: Table) -> References:
@@ -65,22 +65,20 @@ class ReferenceFinder:
         references = References()
         orphans = self._count_orphans(table.schema)
         for foreign_key in table.schema.foreign_keys:
+            notes = references.notes.setdefault(foreign_key.columns[0], [])
+            parent, count = show_name(foreign_key.table), orphans.get(foreign_key.id, 0)
             try:
-                found = self._follow(table, foreign_key, references, orphans.get(foreign_key.id, 0))
+                found = self._follow(table, foreign_key, references, count)
             except Misfit as misfit:
-                note = f"A foreign key to {foreign_key.table}, drafted as a plain value: {misfit}."
-                references.notes.setdefault(foreign_key.columns[0], []).append(note)
+                notes.append(f"A foreign key to {parent}, drafted as a plain value: {misfit}.")
                 continue
             references.found.update(found)
             for name in found:
                 if _is_key(table, name):
                     self.key_parents.setdefault(table.entity, set()).add(found[name].parent)
-            if count := orphans.get(foreign_key.id):
-                note = (
-                    f"Decide: {count:,} row{'s refer' if count > 1 else ' refers'} to no {foreign_key.table}, and will "
-                    "be rejected."
-                )
-                references.notes.setdefault(foreign_key.columns[0], []).append(note)
+            if count:
+                refer = "rows refer" if count > 1 else "row refers"
+                notes.append(f"Decide: {count:,} {refer} to no {parent}, and will be rejected.")
         return references
 
     def may_identify(self, table: Table, parent: str) -> bool:
@@ -122,11 +120,11 @@ class ReferenceFinder:
         return settled
 
     def _find_parent(self, foreign_key: ForeignKey) -> Table:
-        parent = self.tables.get(foreign_key.table.lower())
+        parent = self.tables.get(fold_case(foreign_key.table))
         if parent is not None:
             return parent
-        reasons = {name.lower(): reason for name, reason in self.schema.left_out.items()}
-        raise Misfit(f"it is left out, {reasons.get(foreign_key.table.lower(), 'since there is no such table')}")
+        reasons = {fold_case(name): reason for name, reason in self.schema.left_out.items()}
+        raise Misfit(f"it is left out, {reasons.get(fold_case(foreign_key.table), 'since there is no such table')}")
 
     def _refer_to_key(self, table: Table, parent: Table, columns: tuple[str, ...]) -> dict[str, Reference]:
         """Return the references to a parent's key, whose columns are in the parent's order."""

@@ -60,12 +60,12 @@ class TableSchema:
     unreadable: Mapping[str, str]
 
     @cached_property
-    def _spelling(self) -> dict[str, str]:
-        return {name.lower(): name for name in self.columns}
+    def _spelling(self) -> dict[bytes, str]:
+        return {fold_case(name): name for name in self.columns}
 
     def find_columns(self, names: Iterable[str]) -> tuple[str, ...] | None:
         """Return these columns as the table spells them; None if one of them cannot be read."""
-        found = [self._spelling.get(name.lower()) for name in names]
+        found = [self._spelling.get(fold_case(name)) for name in names]
         return None if None in found else tuple(name for name in found if name is not None)
 
     @property
@@ -75,16 +75,17 @@ class TableSchema:
         return list(dict.fromkeys((*filter(None, [self.primary_key]), *indexes)))
 
 
+def fold_case(name: str) -> bytes:
+    """Return what two names have in common that are one to SQLite, which knows the case of ASCII letters only."""
+    return name.encode(errors="surrogateescape").lower()
+
+
 @dataclass(frozen=True)
 class Schema:
     """The tables of a source, in the order in which they were made, and what is left out: name and reason."""
 
     tables: tuple[TableSchema, ...]
     left_out: Mapping[str, str]
-
-    def find_table(self, name: str) -> TableSchema | None:
-        """Return a table by its name, in any case."""
-        return next((table for table in self.tables if table.name.lower() == name.lower()), None)
 
 
 def read_schema(db: sqlite3.Connection) -> Schema:
@@ -138,7 +139,8 @@ def _read_table(db: sqlite3.Connection, name: str, *, has_rowid: bool) -> TableS
         is_rowid = has_rowid and len(primary) == 1 and declared.upper() == "INTEGER"
         is_refused = bool(not_null) or bool(place and (is_rowid or not has_rowid))
         columns[column] = Column(column, declared, find_affinity(declared), is_refused)
-    db.execute(f"SELECT * FROM main.{quote(name)} LIMIT 1").fetchall()
+    read = ", ".join(f"{quote(name)}.{quote(column)}" for column in columns) or "1"
+    db.execute(f"SELECT {read} FROM main.{quote(name)} LIMIT 1").fetchall()
     table = TableSchema(name, columns, (), (), (), has_rowid, unreadable)
     return TableSchema(
         name,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import yaml
 
 from accession.draft.entity import EntityDraft
+from accession.draft.names import show_name
 
 WIDTH = 120
 HEAD = """\
@@ -28,11 +29,6 @@ def write_text(name: str, source: str, entities: Iterable[EntityDraft], left_out
         lines += _comment(sentence, "  ")
     head = HEAD.format(source=show_name(source), name=_flow(name))
     return head + "\n".join(lines).rstrip("\n") + "\n"
-
-
-def show_name(name: str) -> str:
-    """Return a name as a sentence or a comment may have it: on one line, whatever is in it."""
-    return name if name.isprintable() and name else ascii(name)
 
 
 def list_left_out(left_out: Mapping[str, str]) -> list[str]:

@@ -116,7 +116,7 @@ class _Trial:
         self.is_unicode = self.is_number = True
         self.bytes = 0
         self.likes = {"json", "list"} if column.affinity == "TEXT" else set()
-        self.has_comma = False
+        self.has_text = self.has_comma = False
 
     def add(self, values: Sequence[SqliteValue]) -> None:
         present = [value for value in values if value is not None]
@@ -158,6 +158,8 @@ class _Trial:
         self.has_nul |= "\0" in joined
         self.is_unicode &= is_unicode(joined)
         self.bytes = max(self.bytes, *(len(text.encode(errors="surrogateescape")) for text in texts))
+        texts = [text for text in texts if text]
+        self.has_text |= bool(texts)
         if "json" in self.likes and not all(map(_is_document, texts)):
             self.likes.discard("json")
         if "list" in self.likes:
@@ -169,7 +171,8 @@ class _Trial:
     def close(self, has_large: bool) -> Values:
         chosen = next(choice for choice, _ in self.choices if self.kinds or not choice.needs_value)
         is_list = "list" in self.likes and self.has_comma
-        looks_like = "" if not self.kinds else "json" if "json" in self.likes else "list" if is_list else ""
+        is_json = "json" in self.likes and self.has_text
+        looks_like = "json" if is_json else "list" if is_list else ""
         return Values(
             choice=chosen,
             kinds=frozenset(self.kinds),
@@ -219,4 +222,4 @@ def _takes(convert: Converter, value: SqliteValue) -> bool:
 
 
 def _is_document(text: str) -> bool:
-    return text == "" or (text[0] in "{[" and _takes(COLUMN_TYPES["json"].bind(), text))
+    return text[0] in "{[" and _takes(COLUMN_TYPES["json"].bind(), text)
