@@ -45,7 +45,7 @@ class Choice:
 TEXT_ONLY, NUMBERS = frozenset({str}), frozenset({int, float})
 TIMES = (
     Choice("timestamp", kinds=frozenset({int, str})),
-    Choice("timestamp", {"numbers": "epoch_milliseconds"}, kinds=frozenset({int, str})),
+    Choice("timestamp", {"numbers": "epoch_milliseconds"}, kinds=frozenset({int})),
 )
 # A text is a time if all of its values are, a number is not; nothing is changed in a column of several kinds.
 BY_VALUE = (
@@ -132,32 +132,29 @@ class _Trial:
         if blobs:
             self.bytes = max(self.bytes, *map(len, blobs))
             self.has_empty |= b"" in blobs
-        if float in kinds:
-            number = COLUMN_TYPES["number"].bind()
-            self.is_number &= all(_takes(number, value) for value in present if isinstance(value, float))
+        are_numbers = self._are_numbers(present) if float in kinds else True
+        self.is_number &= are_numbers
         self.choices = [
             (choice, convert)
             for choice, convert in self.choices
-            if kinds <= choice.kinds and self._fits(choice, convert, kinds, present)
+            if kinds <= choice.kinds
+            and (
+                are_numbers if choice.name == "number" and kinds <= NUMBERS else _fits(choice, convert, kinds, present)
+            )
         ]
 
-    def _fits(self, choice: Choice, convert: Converter, kinds: set[type], present: Sequence[SqliteValue]) -> bool:
-        if kinds <= SURE.get(choice.name, frozenset()) or choice.name == "auto":
-            return True
-        if choice.longest is not None and any(isinstance(one, str) and len(one) > choice.longest for one in present):
-            return False
-        if choice.name == "timestamp" and int in kinds:
-            least = EPOCHS[choice.options.get("numbers", "epoch_seconds")]
-            if any(isinstance(value, int) and value < least for value in present):
-                return False
-        return all(_takes(convert, value) for value in present)
+    def _are_numbers(self, values: Sequence[SqliteValue]) -> bool:
+        """Tell whether DynamoDB's range has all real numbers."""
+        number = COLUMN_TYPES["number"].bind()
+        return all(_takes(number, value) for value in values if isinstance(value, float))
 
     def _measure(self, texts: list[str]) -> None:
         self.has_empty |= "" in texts
         joined = "\n".join(texts)
         self.has_nul |= "\0" in joined
         self.is_unicode &= is_unicode(joined)
-        self.bytes = max(self.bytes, *(len(text.encode(errors="surrogateescape")) for text in texts))
+        encoded = texts if joined.isascii() else [text.encode(errors="surrogateescape") for text in texts]
+        self.bytes = max(self.bytes, *map(len, encoded))
         texts = [text for text in texts if text]
         self.has_text |= bool(texts)
         if "json" in self.likes and not all(map(_is_document, texts)):
@@ -209,13 +206,29 @@ def list_choices(column: Column) -> tuple[Choice, ...]:
         found.append(Choice("binary"))
     elif column.affinity != "BLOB":
         found.append(Choice("number"))
-    return (*found, *BY_VALUE)
+    named = {one.name for one in found}
+    return (*found, *(one for one in BY_VALUE if one.name not in named))
+
+
+def _fits(choice: Choice, convert: Converter, kinds: set[type], values: Sequence[SqliteValue]) -> bool:
+    """Tell whether a type takes all values, which are of these storage classes, and may be given them."""
+    if kinds <= SURE.get(choice.name, frozenset()) or choice.name == "auto":
+        return True
+    if choice.longest is not None and any(isinstance(one, str) and len(one) > choice.longest for one in values):
+        return False
+    if choice.name == "timestamp" and int in kinds:
+        least = EPOCHS[choice.options.get("numbers", "epoch_seconds")]
+        if any(isinstance(value, int) and value < least for value in values):
+            return False
+    return all(_takes(convert, value) for value in values)
 
 
 def _takes(convert: Converter, value: SqliteValue) -> bool:
     """Tell whether a converter takes a value, and what it makes of it can be stored."""
     try:
-        orjson.dumps(convert(value))
+        typed = convert(value)
+        if "M" in typed or "L" in typed:  # texts in a document may be invalid, though the document is not
+            orjson.dumps(typed)
     except (ValueProblem, orjson.JSONEncodeError):
         return False
     return True
