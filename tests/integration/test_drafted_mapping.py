@@ -36,10 +36,10 @@ MADE = {
 NEW_IDS = {"worklog": "worklog_id", "attachment": "attachment_id"}
 
 
-def migrate(library: Library, folder: Path, write: Callable[[Path], Path]) -> Driver:
+def draft(library: Library, folder: Path, write: Callable[[Path], Path], *, new_ids: bool = False) -> Driver:
     """Draft the mapping of a database, make its tables, and return the driver of the first run."""
     source, file = write(folder / "own.db"), folder / "own.yaml"
-    file.write_text(draft_mapping(source, "own").text, encoding="utf-8")
+    file.write_text(draft_mapping(source, "own", new_ids=new_ids).text, encoding="utf-8")
     mapping = load_mapping(file)
     assert compare_schema(source, mapping) == []
     create_tables(library.aws.client("dynamodb"), mapping, source, library.environment)
@@ -48,7 +48,7 @@ def migrate(library: Library, folder: Path, write: Callable[[Path], Path]) -> Dr
 
 @pytest.fixture(params=[write_blog, write_tracker], ids=["blog", "tracker"])
 def own(request: pytest.FixtureRequest, library: Library, tmp_path: Path) -> Iterator[Driver]:
-    yield migrate(library, tmp_path, request.param)
+    yield draft(library, tmp_path, request.param)
 
 
 def read_table(driver: Driver, name: str) -> list[str]:
@@ -134,5 +134,29 @@ def test_an_edited_row_is_one_item_and_its_undo_leaves_nothing(own: Driver) -> N
     assert {name: number for name, number in written.items() if number} == {table: 1}
     second.undo()
     assert scan_all(own) == before
+    own.undo()
+    assert not any(own.scan(name) for name in own.mapping.entities)
+
+
+def test_references_follow_new_ids(library: Library, tmp_path: Path) -> None:
+    own = draft(library, tmp_path, write_blog, new_ids=True)
+    assert own.run().status == "verified"
+    assert not any(own.rejects(name) for name in own.mapping.entities)
+    assert later(own).run().status == "unchanged"
+    users = {item["auth_user_id"]["S"]: item for item in own.scan("auth_user")}
+    permissions = {item["auth_permission_id"]["S"]: item for item in own.scan("auth_permission")}
+    groups = {item["auth_group_id"]["S"]: item for item in own.scan("auth_group")}
+    with closing(sqlite3.connect(own.source)) as db:
+        posts = "SELECT slug, username FROM blog_post LEFT JOIN auth_user u ON u.id = author_id"
+        assert sorted(db.execute(posts).fetchall(), key=str) == sorted(
+            ((item["slug"]["S"], users[item["author_id"]["S"]]["username"]["S"] if "author_id" in item else None)
+             for item in own.scan("blog_post")), key=str,
+        )  # fmt: skip
+        granted = """SELECT g.name, codename FROM auth_group_permissions JOIN auth_group g ON g.id = group_id
+            JOIN auth_permission p ON p.id = permission_id"""
+        assert sorted(db.execute(granted)) == sorted(
+            (groups[item["group_id"]["S"]]["name"]["S"], permissions[item["permission_id"]["S"]]["codename"]["S"])
+            for item in own.scan("auth_group_permissions")
+        )
     own.undo()
     assert not any(own.scan(name) for name in own.mapping.entities)

@@ -241,6 +241,7 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
         INSERT INTO session VALUES ('x', 1, 'a', 1, 'h', NULL, 'a,b', '{"a": 1}', zeroblob(500000), CAST(X'FF' AS TEXT),
             1e300);
         CREATE TABLE log (line TEXT);
+        CREATE TABLE run (id INTEGER PRIMARY KEY, run_id TEXT UNIQUE, run_type TEXT);
     """)  # fmt: skip
     session = drafted["session"].attributes
     assert [name for name, attribute in session.items() if attribute.sensitive] == ["passwordHash"]

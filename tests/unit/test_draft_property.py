@@ -108,6 +108,7 @@ def make_items(source: Path, mapping: Mapping) -> dict[str, int]:
     counts = {}
     with closing(sqlite3.connect(source)) as db:
         schemas = find_key_schemas(mapping, find_affinities(db, mapping))
+        assert schemas == find_key_schemas(mapping, {}), "the tables can be made without the source"
         for name, entity in mapping.entities.items():
             builder = ItemBuilder(entity, mapping, schemas, UUID(int=0))
             keys = set()

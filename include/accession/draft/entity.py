@@ -133,7 +133,9 @@ class _Drafter:
             yield f"{DECIDE}the numbers are taken for {unit} since 1970."
         if self._is_followed(name):
             return
-        if kind := self.polymorphic.get(name):
+        kind = self.polymorphic.get(name)
+        # A name that is unique without its type, such as a run's, is one of this table's own.
+        if kind and not any(name in key and kind not in key for key in self.schema.unique_keys):
             yield f"{DECIDE}with {show_name(kind)} it refers to one of several tables; it is drafted as a plain value."
         elif (parent := find_undeclared(name, self.named)) and (parent != self.table or name not in self.key.columns):
             yield self._explain_undeclared(parent)
