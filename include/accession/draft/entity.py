@@ -137,7 +137,7 @@ class _Drafter:
         # A name that is unique without its type, such as a run's, is one of this table's own.
         if kind and not any(name in key and kind not in key for key in self.schema.unique_keys):
             yield f"{DECIDE}with {show_name(kind)} it refers to one of several tables; it is drafted as a plain value."
-        elif (parent := find_undeclared(name, self.named)) and (parent != self.table or name not in self.key.columns):
+        elif (parent := find_undeclared(name, self.named)) and not (parent == self.table and self._is_own_id(name)):
             yield self._explain_undeclared(parent)
         elif self.new_ids and is_named_as_id(name) and name not in self.key.columns:
             yield f"{DECIDE}it looks like an old id of another table, and no foreign key says of which."
@@ -145,6 +145,9 @@ class _Drafter:
     def _is_followed(self, name: str) -> bool:
         declared = any(name in foreign_key.columns for foreign_key in self.schema.foreign_keys)
         return declared or name in self.references.found
+
+    def _is_own_id(self, name: str) -> bool:
+        return name in self.key.columns or (name,) in self.schema.unique_keys
 
     def _explain_undeclared(self, parent: Table) -> str:
         if parent.key.is_new_id and parent.key.columns:
