@@ -54,6 +54,11 @@ lock: $(READY) ## refresh the lock files from requirements.txt and pyproject.tom
 demo: $(READY) ## migrate a sample home library on an embedded local AWS, verify it, write the report
 	@$(PYTHON) -m accession.cli demo
 
+.PHONY: draft
+draft: $(READY) ## SOURCE=x.db NAME=shop [NEW_IDS=1] [OUT=folder]: write a mapping of a database's tables, or compare yours
+	@$(PYTHON) -m accession.cli draft --source "$${SOURCE:-}" --name "$${NAME:-}" --new-ids "$${NEW_IDS:-}" \
+	  --out "$${OUT:-}"
+
 .PHONY: deploy
 deploy: $(READY) ## ENVIRONMENT=dev [MAPPING=name] [SOURCE=site.db] [CONF='{…}']: create or update tables, bucket and policies in your AWS
 	@$(PYTHON) -m accession.cli deploy --environment "$${ENVIRONMENT:-}" --conf "$${CONF:-}" --mapping "$${MAPPING:-}" \

@@ -57,6 +57,35 @@ KINDS = {
     "TableIndex.project": "text, or a list",
 }
 
+DRAFT = """
+## Draft a mapping
+
+`make draft SOURCE=/path/to/shop.db NAME=shop` reads a database and writes `shop.yaml` into `include/mappings`, or into
+the folder that `ACCESSION_MAPPINGS` or `OUT` names. It prints what it drafted, what a person must decide, and the next
+commands. The database is read as of one moment, with the rows in its WAL, and is not changed. The draft loads as it
+is, and edits are yours.
+
+- **Keys stay as they are.** The key of a table is its primary key, else the shortest UNIQUE key that is NOT NULL, else
+  the `rowid`, with a new id and an identity. Two columns become the two attributes of the item's key; of three and
+  more, the sort key is a template of all but the first. A key is passed over if a row of the source could not be found
+  by it: a NULL, an empty text, a BLOB, a real number.
+- **Declared foreign keys are references.** They are `optional` if they may be NULL. Some cannot be followed, such as
+  one to a view or to a missing table: its columns are drafted as plain values, and a comment says why.
+- **Types follow from the declared type and from all stored values.** A date or a time is drafted if every value is one,
+  and no type is drafted that rejects a stored value. A column of mixed values is `auto`, which changes nothing. If no
+  type takes a value, such as a text that is not Unicode, a comment says so.
+- **Indexes** follow from foreign keys and from indexes of one or two columns, up to 20 for a table.
+- **Columns that are named like secrets** or personal data are `sensitive`.
+- **Comments that begin with `Decide`** are for a person: a table without a key, a key that looks like a secret, a
+  column that looks like a reference, a text that looks like a list or like JSON, rows that refer to nothing.
+- **Left out** are views, virtual tables with the tables that they keep their content in, and what SQLite cannot read.
+- **`NEW_IDS=1`** gives new ids to integer keys, as the home library has them. An undeclared reference would then keep
+  the old id, so each column that looks like one is asked about.
+
+If the file exists, nothing is written: `make draft` says which tables and columns the database has and the file has
+not, and the other way round. It exits 0 if they agree, and 1 if not.
+"""
+
 KEYS_AND_REFERENCES = """
 ## Keys and references
 
@@ -242,6 +271,7 @@ def write_mapping() -> str:
         "```yaml",
         HOME_LIBRARY.read_text().rstrip("\n"),
         "```",
+        *DRAFT.rstrip("\n").split("\n"),
     ]
     for title, model, hidden in (
         ("The file", Mapping, {"sha256"}),

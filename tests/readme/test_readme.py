@@ -34,6 +34,7 @@ ELSEWHERE = {
     "make clean": "tests/stack",
     "make ui": "tests/ui",
     "make bench": "docs/bench",
+    "make draft": "tests/unit/test_draft.py",
 }
 ENVIRONMENT = "dev"
 RUN_EXAMPLE = "20260105T120000Z-0123abcd"

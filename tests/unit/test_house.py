@@ -23,9 +23,10 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "dynamodb": {"column_types", "items"},
     "artifacts": {"items", "mapping"},
     "target": {"artifacts"},
+    "draft": {"column_types", "items", "mapping", "source"},
     "run": {"target", "artifacts", "dynamodb", "items", "mapping", "source"},
     "audit": {"target", "artifacts", "items", "mapping"},
-    "cli": {"run", "audit", "target", "artifacts", "dynamodb", "items", "mapping", "source"},
+    "cli": {"run", "audit", "draft", "target", "artifacts", "dynamodb", "items", "mapping", "source"},
 }
 
 S3_DOOR = {"artifacts/store.py", "artifacts/s3.py"}

@@ -27,6 +27,8 @@ from accession.aws import adopt_region, check_endpoints, explain_errors
 from accession.cli.airflow_process import LOCAL_FOLDER, AirflowRun, run_dag
 from accession.cli.arguments import find_files, find_mapping, open_source
 from accession.cli.deploy import deploy_stacks, find_bucket, find_schemas
+from accession.cli.draft import OPTIONS as DRAFT_OPTIONS
+from accession.cli.draft import draft
 from accession.cli.lint import lint_files
 from accession.cli.ministack import start_ministack
 from accession.cli.sample import write_sample
@@ -82,6 +84,7 @@ def _make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     add("demo", demo, "migrate a sample library on an embedded local AWS")
+    add("draft", draft, "write a mapping of a SQLite file's tables, or compare the one that is there", *DRAFT_OPTIONS)
     add("template", template, "print the CloudFormation template of the tables", "mapping", "environment", "source")
     add(
         "deploy", deploy, "create or update the tables, the bucket and the policies",
@@ -101,6 +104,7 @@ OPTIONS = {
     "conf": "further params of the run (for deploy: options of the bucket and its policies), as a JSON object",
     "resume": "name of the interrupted run to continue",
     "run": "name of the run to undo, as in its report",
+    **DRAFT_OPTIONS,
 }
 
 

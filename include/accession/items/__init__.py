@@ -25,11 +25,14 @@ from accession.items.keys import (
     show_key,
 )
 from accession.items.mask import MASK, KeyMask, show_row_key
+from accession.items.plan import MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES
 from accession.items.typed_json import TypedItem, checksum_item, checksum_items, is_same_item, measure_item
 
 __all__ = [
     "MASK",
     "MAX_ITEM_BYTES",
+    "MAX_PARTITION_KEY_BYTES",
+    "MAX_SORT_KEY_BYTES",
     "TRANSFORM_VERSION",
     "Affinities",
     "Converted",

@@ -1,15 +1,27 @@
 """The mapping file: what goes where."""
 
 from accession.mapping.attribute import Attribute
-from accession.mapping.entity import Entity
+from accession.mapping.entity import MAX_INDEXES, NAME, NAME_ALLOWED, Entity
 from accession.mapping.key import KeyPart
-from accession.mapping.load import MAPPINGS, VARIABLE, check_mappings, find_line, find_mappings, load_mapping
-from accession.mapping.model import Mapping
+from accession.mapping.load import (
+    MAPPINGS,
+    VARIABLE,
+    check_mappings,
+    find_line,
+    find_mappings,
+    load_mapping,
+    name_folder,
+)
+from accession.mapping.model import MAX_PARENTS, Mapping
 from accession.mapping.table import Index, Projection, TableIndex, TargetTable
 from accession.mapping.template import Placeholder, Template
 
 __all__ = [
     "MAPPINGS",
+    "MAX_INDEXES",
+    "MAX_PARENTS",
+    "NAME",
+    "NAME_ALLOWED",
     "VARIABLE",
     "Attribute",
     "Entity",
@@ -25,4 +37,5 @@ __all__ = [
     "find_line",
     "find_mappings",
     "load_mapping",
+    "name_folder",
 ]

@@ -45,7 +45,7 @@ class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # ty
 
 
 for _loader in (_Loader, _FastLoader):
-    _loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: loader.construct_number(node))
+    _loader.add_constructor("tag:yaml.org,2002:float", _Strict.construct_number)  # type: ignore[type-var]  # it is one
 
 
 def _parse(raw: bytes) -> Any:
@@ -105,6 +105,11 @@ def find_line(path: Path, fault: str) -> int | None:
         key, node = named[0]
         line, rest = key.start_mark.line + 1, rest[len(key.value) + 1 :].lstrip()
     return line
+
+
+def name_folder() -> Path:
+    """Return the folder of the user's mappings: what `ACCESSION_MAPPINGS` names, else that of this repository."""
+    return Path(os.environ.get(VARIABLE) or MAPPINGS)
 
 
 def find_mappings(folder: Path | None = None) -> list[Path]:

@@ -1,7 +1,7 @@
 """The SQLite source: opened read-only, queried, copied, restored."""
 
 from accession.source.collation import SourceConnection
-from accession.source.database import check_key, check_source, explaining, find_affinity, quote
+from accession.source.database import check_key, check_source, explaining, find_affinity, quote, reading
 from accession.source.guard import guarding
 from accession.source.query import check_queries, describe_query, list_columns, materialise_query
 from accession.source.restore import expect_replaceable, peek_file, restore_source
@@ -31,6 +31,7 @@ __all__ = [
     "open_snapshot",
     "peek_file",
     "quote",
+    "reading",
     "restore_source",
     "settle_fetched",
     "source_changed",
