@@ -185,27 +185,31 @@ SQL says which rows there are, and what shape they have: joins, filters, compute
 TABLES = """
 ## Tables
 
-An entity lists the indexes of its table as above. A table whose indexes need more is listed under `tables`:
+An entity lists the indexes of its table as above. A table whose indexes need more is listed under `tables`, then with
+all its indexes:
 
 ```yaml
 tables:
-  "Shops-{environment}":
-    key: {id: number}
+  "Shop-{environment}":
+    key: {pk: string, sk: string}
     indexes:
-      place: {key: [country, [state, city]], project: keys}
-      by-name: {key: [name, id], project: [email]}
+      gsi1: {key: [gsi1pk, sk], project: keys}
+      place: {key: [country, [state, city]], project: [name]}
 ```
 
 - **The key** has the names that `target.key` has, in its order. Its types hold whatever the source declares, so a kept
   integer may be text, and the other way round.
-- **A part of an index's key** may have up to four attributes: the first index is asked for a country, or for a country
-  and a state, or for all three. Its attributes together are as long as a key may be: 2,048 bytes for a partition key,
+- **An index binds all entities of its table**, whoever lists it: those that have an attribute of its key make it of one
+  type.
+- **A part of an index's key** may have up to four attributes: `place` is asked for a country, for a country and a
+  state, or for all three. Its attributes together are as long as a key may be: 2,048 bytes for a partition key,
   1,024 for a sort key.
 - **An item that lacks a key of an index** is not in the index. NULL and '' are left out of its keys.
 - **`project`** says what the index holds beside the keys. Write units count the size of that. Proof looks items up
   through each index and recognises them by their own key, which every index holds.
-- **The type of an index key** is that of its attribute. It must follow from the mapping: a reference has the type of
-  the parent's key, so declare that key under `attributes` of the parent, or the parent's table under `tables`.
+- **The type of an index key** is that of its attribute. For a table under `tables` it must follow from the mapping: a
+  reference has the type of the parent's key, so declare that key under `attributes` of the parent, or the parent's
+  table under `tables`.
 - `make deploy MAPPING=<name> ENVIRONMENT=dev` [makes the tables](deployment.md#tables) by this, and
   `make template MAPPING=<name>` prints the CloudFormation template.
 """

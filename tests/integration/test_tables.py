@@ -274,6 +274,58 @@ def test_tables_that_differ_are_refused(
     assert requests["customer"]["TableName"] in str(refused.value)
 
 
+MUSIC = """\
+name: music
+tables:
+  "Music-{environment}":
+    key: {pk: string, sk: string}
+    indexes:
+      gsi1: {key: [gsi1pk, sk], project: keys}
+      by-name: {key: [name]}
+entities:
+  artist:
+    source: {table: artist, key: id}
+    target: {table: "Music-{environment}", key: {pk: "ARTIST#{id}", sk: "#META"}}
+    attributes: {kind: {type: string, default: artist}, name: {column: name, type: string}}
+  playlist_track:
+    source: {table: playlist_track, key: [playlist, track]}
+    target: {table: "Music-{environment}", key: {pk: "PLAYLIST#{playlist}", sk: "TRACK#{track:010}"}}
+    attributes: {gsi1pk: {value: "TRACK#{track}", type: string}}
+"""
+
+
+def test_entities_that_share_a_declared_table_are_proved_through_its_indexes(aws: LocalAws, tmp_path: Path) -> None:
+    """A junction as an adjacency list: each item is only in the index whose keys it has."""
+    source, path, environment = tmp_path / "music.db", tmp_path / "music.yaml", f"s{uuid4().hex[:8]}"
+    with closing(sqlite3.connect(source)) as db, db:
+        db.executescript("""
+            CREATE TABLE artist (id INTEGER PRIMARY KEY, name TEXT);
+            CREATE TABLE playlist_track (playlist INTEGER, track INTEGER, PRIMARY KEY (playlist, track));
+            INSERT INTO artist VALUES (1, 'Nina'), (2, NULL);
+            INSERT INTO playlist_track VALUES (1, 7), (1, 8), (2, 7);
+        """)
+    path.write_text(MUSIC)
+    mapping = load_mapping(path)
+    made = deploy_stacks(mapping, environment, boto3.Session())
+    driver = Driver(Library(aws, environment, made.bucket), source, mapping=mapping)
+    assert driver.run().status == "verified"
+    proofs = driver.steps.folder.find_verifications(mapping.order)
+    assert {index: count for proof in proofs.values() for index, count in proof.look_ups.items()} == {
+        "gsi1": 3, "by-name": 1,
+    }  # fmt: skip
+    plan = driver.steps.folder.find_plan()
+    assert plan is not None
+    assert sum(entity.counts.write_units for entity in plan.entities.values()) == 5 + 3 + 1
+    found = aws.client("dynamodb").query(
+        TableName=f"Music-{environment}",
+        IndexName="gsi1",
+        KeyConditionExpression="gsi1pk = :track",
+        ExpressionAttributeValues={":track": {"S": "TRACK#7"}},
+    )["Items"]
+    assert [item["pk"]["S"] for item in found] == ["PLAYLIST#1", "PLAYLIST#2"]
+    assert deploy_stacks(mapping, environment, boto3.Session()).tables == "unchanged"
+
+
 def test_a_template_too_large_for_a_request_goes_over_the_bucket(aws: LocalAws, tmp_path: Path) -> None:
     """60 tables: the stack is made and updated, and the policy names the tables by what they have in common."""
     environment = f"s{uuid4().hex[:8]}"

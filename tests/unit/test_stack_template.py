@@ -85,13 +85,13 @@ def shop(tmp_path: Path) -> Mapping:
     return load_mapping(path)
 
 
-def make_many(count: int, indexes: int = 2, prefix: str = "Shop-") -> tuple[Mapping, dict[str, KeySchema]]:
+def make_many(count: int, indexes: int = 2) -> tuple[Mapping, dict[str, KeySchema]]:
     """A mapping of many tables, each with indexes, and their keys."""
     entities = {
         f"thing{number}": {
             "name": f"thing{number}",
             "source": {"table": f"thing{number}", "key": "id"},
-            "target": {"table": f"{prefix}thing_of_number_{number}-{{environment}}", "key": {"id": "keep"}},
+            "target": {"table": f"Shop-thing_of_number_{number}-{{environment}}", "key": {"id": "keep"}},
             "attributes": {f"attribute_{i}": {"column": f"a{i}", "type": "string"} for i in range(indexes)},
             "indexes": {f"index-of-attribute-{i}": [f"attribute_{i}"] for i in range(indexes)},
         }

@@ -193,10 +193,10 @@ def _find_tables(
     present: dict[str, TableDescription] = {}
     absent: list[str] = []
     with DynamoDB(session.client("dynamodb", config=client_config())) as dynamodb:
-        for entity in mapping.entities.values():
-            name = entity.table(environment)
+        for mates in mapping.mates.values():
+            name = mates[0].table(environment)
             try:
-                present[entity.name] = dynamodb.describe_table(name)
+                present |= dict.fromkeys((entity.name for entity in mates), dynamodb.describe_table(name))
             except TargetError:
                 absent.append(name)
     schemas = find_schemas(mapping, present, source, tell)
