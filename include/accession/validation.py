@@ -4,7 +4,7 @@ Pydantic finds the faults; `explain_faults` says each as a sentence: where, what
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -45,6 +45,26 @@ class FieldFault(ValueError):
         self.name = name
 
 
+class Faults(ValueError):
+    """Raised by a model's validator for several faults at once."""
+
+    def __init__(self, faults: Sequence[ValueError]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = tuple(faults)
+
+
+def collect_faults(checks: Iterable[Callable[[], None]]) -> None:
+    """Make all checks, then raise what they raised: a ValueError, or `Faults` if there are several."""
+    faults = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0] if len(faults) == 1 else Faults(faults)
+
+
 def list_words(words: Iterable[object], last: str = "or") -> str:
     """Return words as prose: "a, b or c"."""
     texts = [str(word) for word in words]
@@ -64,7 +84,13 @@ def explain_faults(error: ValidationError, model: type[BaseModel], what: str = "
     `what` is the word for a key: "key" in a file, "param" in a run's params, where it stands before the name. The
     refused values themselves, which may be secrets, are never in it; the names of keys are.
     """
-    return [_explain_fault(details, model, what) for details in error.errors(include_url=False)]
+    found = (one for details in error.errors(include_url=False) for one in _split_fault(details))
+    return [_explain_fault(details, model, what) for details in found]
+
+
+def _split_fault(details: ErrorDetails) -> list[ErrorDetails]:
+    cause = details.get("ctx", {}).get("error")
+    return [{**details, "ctx": {"error": fault}} for fault in cause.faults] if isinstance(cause, Faults) else [details]
 
 
 def _explain_fault(details: ErrorDetails, model: type[BaseModel], what: str) -> str:

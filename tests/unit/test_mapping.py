@@ -559,3 +559,20 @@ def test_the_folder_of_mappings_must_exist(tmp_path: Path, monkeypatch: pytest.M
 def test_the_same_folder_twice_is_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCESSION_MAPPINGS", str(MAPPINGS))
     assert [path.name for path in find_mappings()] == sorted(path.name for path in MAPPINGS.glob("*.yaml"))
+
+
+def test_the_faults_of_an_entity_and_those_of_its_references_are_found_at_once(tmp_path: Path) -> None:
+    with pytest.raises(MappingError) as refused:
+        load_mapping(write(tmp_path, change(entities__book__indexes__x=["tilte"], entities__book__identity=[["isnb"]])))
+    assert [fault.split(";")[0] for fault in refused.value.faults] == [
+        "entities.book: indexes.x: tilte is not an attribute of this entity",
+        "entities.book: identity: isnb is not an attribute of this entity. Known are author_id and title.",
+    ]
+    data = yaml.safe_load(BOOKS)
+    book = data["entities"]["book"]["attributes"]
+    book |= {name: {"column": "author", "references": f"{name}_"} for name in ("publisher", "printer")}
+    with pytest.raises(MappingError) as refused:
+        load_mapping(write(tmp_path, yaml.safe_dump(data)))
+    assert [fault.split(":")[0] for fault in refused.value.faults] == [
+        "entities.book.attributes.printer", "entities.book.attributes.publisher",
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ from accession.column_types import COLUMN_TYPES
 from accession.mapping.attribute import Attribute
 from accession.mapping.key import KeyPart, Source, Target
 from accession.mapping.template import Template
-from accession.validation import FieldFault, StrictModel, explain_unknown, list_words
+from accession.validation import FieldFault, StrictModel, collect_faults, explain_unknown, list_words
 
 # Amazon DynamoDB Developer Guide, "Quotas in Amazon DynamoDB": global secondary indexes of a table, unless AWS raised
 # the quota for the account.
@@ -49,10 +49,7 @@ class Entity(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "Entity":
         self._check_templates()
-        self._check_key()
-        self._check_columns()
-        self._check_indexes()
-        self._check_identity()
+        collect_faults((self._check_key, self._check_columns, self._check_indexes, self._check_identity))
         return self
 
     def _check_key(self) -> None:

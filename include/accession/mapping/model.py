@@ -1,6 +1,6 @@
 """A mapping file as a whole: its entities, in the order of their references. Validated when it is made."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from zoneinfo import ZoneInfo
 
@@ -10,7 +10,7 @@ from accession.column_types import KeyType
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
 from accession.mapping.key import ROWID, KeyPart
 from accession.mapping.table import Index, TargetTable, check_shared_table, check_target_table, unite_indexes
-from accession.validation import StrictModel, explain_unknown, list_words
+from accession.validation import StrictModel, collect_faults, explain_unknown, list_words
 
 # sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
 MAX_PARENTS = 9
@@ -62,17 +62,12 @@ class Mapping(StrictModel):
         if not self.entities:
             raise ValueError("entities: at least one is needed")
         self._check_shared_tables()
-        for name, entity in self.entities.items():
-            for attribute, parent in entity.references.items():
-                where = f"entities.{name}.attributes.{attribute}"
-                if parent not in self.entities:
-                    raise ValueError(explain_unknown(parent, self.entities, f"{where}: there is no entity {parent}"))
-                self._check_reference(where, entity, attribute)
-        for name, entity in self.entities.items():
-            try:
-                entity.expect_masked(self.sensitive_columns[name])
-            except ValueError as error:
-                raise ValueError(f"entities.{name}: {error}") from None
+        collect_faults(
+            partial(self._check_reference, entity, name)
+            for entity in self.entities.values()
+            for name in entity.references
+        )
+        collect_faults(partial(self._check_masks, entity) for entity in self.entities.values())
         try:
             _ = self.order
         except CycleError as error:
@@ -98,9 +93,12 @@ class Mapping(StrictModel):
                         "that order, or a table each"
                     )
 
-    def _check_reference(self, where: str, child: Entity, name: str) -> None:
-        """Refuse a reference whose columns or part do not fit the parent's key."""
-        attribute = child.attributes[name]
+    def _check_reference(self, child: Entity, name: str) -> None:
+        """Refuse a reference to an entity that does not exist, or whose columns or part do not fit the parent's key."""
+        attribute, where = child.attributes[name], f"entities.{child.name}.attributes.{name}"
+        if child.references[name] not in self.entities:
+            problem = f"{where}: there is no entity {child.references[name]}"
+            raise ValueError(explain_unknown(child.references[name], self.entities, problem))
         parent = self.entities[child.references[name]]
         wanted = 1 if attribute.by else len(parent.source.keys)
         if len(attribute.columns) != wanted:
@@ -119,6 +117,12 @@ class Mapping(StrictModel):
                 f"{where}: {parent.name} has new ids, so the old value cannot be kept as the key of {child.name}; "
                 f'write "{{@{name}}}" in place of keep for the new one, or keep the key of {parent.name}'
             )
+
+    def _check_masks(self, entity: Entity) -> None:
+        try:
+            entity.expect_masked(self.sensitive_columns[entity.name])
+        except ValueError as error:
+            raise ValueError(f"entities.{entity.name}: {error}") from None
 
     def _check_tables(self) -> None:
         for table, mates in self.mates.items():
