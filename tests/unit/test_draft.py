@@ -266,7 +266,7 @@ def test_new_ids_take_the_place_of_integers_wherever_they_are_declared(tmp_path:
         CREATE TABLE profile (user_id INTEGER PRIMARY KEY REFERENCES user, bio TEXT);
         CREATE TABLE friend (one INTEGER REFERENCES user, other INTEGER REFERENCES user, PRIMARY KEY (one, other));
         CREATE TABLE message (id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, user_id INTEGER, room_id INTEGER,
-            FOREIGN KEY (a, b) REFERENCES friend);
+            c INTEGER, d INTEGER, FOREIGN KEY (a, b) REFERENCES friend, FOREIGN KEY (c, d) REFERENCES friend);
         CREATE TABLE country (code TEXT PRIMARY KEY);
         CREATE TABLE tag (id INTEGER PRIMARY KEY);
     """, new_ids=True)  # fmt: skip
@@ -277,6 +277,7 @@ def test_new_ids_take_the_place_of_integers_wherever_they_are_declared(tmp_path:
     assert drafted["profile"].attributes["user_id"].parent == "user"
     assert (drafted["friend"].source.key, drafted["friend"].target.key) == (("one", "other"), "friend_id")
     assert drafted["message"].attributes["friend_id"].columns == ("a", "b")
+    assert drafted["message"].attributes["friend_id_2"].columns == ("c", "d")
     assert drafted["country"].target.key == {"code": "keep"}
     assert list(drafted["tag"].attributes) == ["id"]
     assert drafted.has_question("message.user_id: it looks like an old id of user, which gets new ones")

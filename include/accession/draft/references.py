@@ -1,7 +1,7 @@
 """The references of a draft: which declared foreign keys a mapping can follow, and why it cannot follow the others."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accession.draft.keys import Key
@@ -103,7 +103,8 @@ class ReferenceFinder:
         if set(to) == set(parent.key.columns):
             pairs = dict(zip(to, foreign_key.columns, strict=True))
             columns = tuple(pairs[column] for column in parent.key.columns)
-            found = self._refer_to_key(table, parent, columns)
+            taken = {*table.schema.columns, *table.key.parts, *references.found}
+            found = _refer_to_key(parent, columns, taken)
         elif to in parent.schema.unique_keys and len(to) == 1 == len(parent.key.parts):
             found = {foreign_key.columns[0]: Reference(parent.entity, foreign_key.columns, by=to[0])}
         else:
@@ -125,16 +126,6 @@ class ReferenceFinder:
             return parent
         reasons = {fold_case(name): reason for name, reason in self.schema.left_out.items()}
         raise Misfit(f"it is left out, {reasons.get(fold_case(foreign_key.table), 'since there is no such table')}")
-
-    def _refer_to_key(self, table: Table, parent: Table, columns: tuple[str, ...]) -> dict[str, Reference]:
-        """Return the references to a parent's key, whose columns are in the parent's order."""
-        if len(parent.key.parts) == 1:
-            if len(columns) == 1:
-                return {columns[0]: Reference(parent.entity, columns)}
-            [part] = parent.key.parts
-            return {make_unique(part, table.schema.columns): Reference(parent.entity, columns)}
-        kept = zip(parent.key.columns, columns, strict=True)
-        return {own: Reference(parent.entity, columns, part=column) for column, own in kept if parent.key.keeps(column)}
 
     def _settle(self, table: Table, name: str, reference: Reference, parent: Table) -> Reference:
         """Return a reference that loses nothing, or that leaves the table's key as it is. Raises Misfit."""
@@ -180,6 +171,18 @@ class ReferenceFinder:
         others = " OR ".join(f"{text} IS NULL" for column, text in names.items() if column != name) or "0"
         query = f"SELECT 1 FROM main.{quote(table.name)} WHERE {names[name]} NOT NULL AND ({others}) LIMIT 1"
         return self.db.execute(query).fetchone() is not None
+
+
+def _refer_to_key(parent: Table, columns: tuple[str, ...], taken: Container[str]) -> dict[str, Reference]:
+    """Return the references to a parent's key, whose columns are in the parent's order, by attribute.
+
+    A new id that takes the place of several columns needs an attribute of its own, whose name is not taken.
+    """
+    if len(parent.key.parts) == 1:
+        [part] = parent.key.parts
+        return {columns[0] if len(columns) == 1 else make_unique(part, taken): Reference(parent.entity, columns)}
+    kept = zip(parent.key.columns, columns, strict=True)
+    return {own: Reference(parent.entity, columns, part=column) for column, own in kept if parent.key.keeps(column)}
 
 
 def _is_key(table: Table, name: str) -> bool:

@@ -16,7 +16,7 @@ from accession.draft.schema import Column, TableSchema
 from accession.items import MAX_ITEM_BYTES, is_unicode
 from accession.source import quote
 
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE = 100
 SHOWN_BYTES = 2049  # of a BLOB: enough to know whether it can be a key
 # The storage classes that a type takes whatever the value is. Other values are tried one by one.
 SURE: Mapping[str, frozenset[type]] = {
