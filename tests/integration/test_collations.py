@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from accession.audit import audit_target
+from accession.draft import draft_mapping
 from accession.errors import SourceError
 from accession.mapping import load_mapping
 from accession.run.inputs import fetch_inputs
@@ -230,6 +231,17 @@ def test_a_source_with_a_collation_of_its_application_migrates(cards: Callable[.
     manifest = driver.manifest.snapshot
     backup = driver.store.download(driver.store.path(manifest.uri), tmp_path / "backup.db")
     restore_source(backup, tmp_path / "restored.db", manifest.sha256, manifest.rows)
+
+
+def test_the_draft_of_such_a_source_migrates(library: Library, tmp_path: Path) -> None:
+    source, file = tmp_path / "cards.db", tmp_path / "cards.yaml"
+    edit(source, f"{CARDS} INSERT INTO tags VALUES ('x', 1), ('Y', 2); INSERT INTO notes VALUES (1, 'Y', 'a', 't');")
+    file.write_text(draft_mapping(source, "cards").text)
+    mapping = load_mapping(file)
+    create_tables(library.aws.client("dynamodb"), mapping, source, library.environment)
+    driver = Driver(library, source, mapping=mapping)
+    assert driver.run().status == "verified"
+    assert read(driver, "tags", "tag", "usn") == [("Y", "2"), ("x", "1")]
 
 
 def test_a_reference_to_a_key_of_that_collation_is_compared_byte_by_byte(cards: Callable[..., Driver]) -> None:

@@ -111,7 +111,7 @@ class _Drafter:
         return looks_secret(name, self.table.values[name].choice.name)
 
     def _is_in_key(self, name: str) -> bool:
-        """Tell whether a column is in the key of the source or of the items, which nothing sensitive can be."""
+        """Tell whether a column is in the key of the source or of the items. If sensitive, it needs a secret entity."""
         used = [reference.columns for part in self.key.parts if (reference := self.references.found.get(part))]
         return name in self.key.columns or any(name in columns for columns in used)
 
@@ -119,7 +119,7 @@ class _Drafter:
         values = self.table.values[name]
         yield from self.references.notes.get(name, ())
         if self._is_secret(name) and self._is_in_key(name):
-            yield f"{DECIDE}it looks like a secret, and a key is shown in logs and reports."
+            yield f"{DECIDE}it looks like a secret, and logs and reports show keys unless the entity has secret: true."
         if not values.is_sound:
             yield f"{DECIDE}a value is not Unicode, or beyond DynamoDB's numbers: its row will be rejected."
         if values.is_large:
