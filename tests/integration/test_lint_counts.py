@@ -10,10 +10,12 @@ import test_kept_keys
 import test_queries
 import test_shared_tables
 
+from accession.cli.lint import lint_files
 from accession.mapping import load_mapping
 from accession.run import lint_mapping
 from conftest import Library
 from driver import Driver
+from sessions import SECRET, write_sessions
 from tables import create_tables
 
 
@@ -61,3 +63,17 @@ def test_the_lint_counts_what_a_run_rejects(
         assert driver.index(name).counts.source_rows == tally.rows
         reasons = set(driver.rejects(name).values())
         assert all(any(reason.endswith(first) for reason in reasons) for _, first in tally.rejects.values())
+
+
+def test_the_lint_shows_no_secret_key(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, mapping = write_sessions(tmp_path, library)
+    with closing(sqlite3.connect(source)) as db, db:
+        db.execute("INSERT INTO event VALUES (90, 'tok-none', NULL, 'x'), (91, 'tok-other', NULL, 'x')")
+    assert lint_files([tmp_path / "sessions.yaml"], source) == 0
+    printed = capsys.readouterr().out
+    driver = Driver(library, source, mapping=mapping, max_rejects=99)
+    driver.run()
+    rejected = {name: len(driver.rejects(name)) for name in mapping.order}
+    assert f"{sum(rejected.values())} would be rejected" in printed
+    assert "entities.event: 3 of 15 rows would be rejected (token •••" in printed
+    assert not SECRET.search(printed)

@@ -279,11 +279,13 @@ class Mapping(StrictModel):
     @cached_property
     def query_columns(self) -> dict[str, tuple[str, ...]]:
         """Entity that has a query → columns that are read of its rows, each once."""
-        found: dict[str, tuple[str, ...]] = {}
+        found = {}
         for name, entity in self.entities.items():
             if entity.source.query is not None:
-                read = (*entity.source.keys, *entity.columns, *self.list_found_by(name))
-                found[name] = tuple({column.lower(): column for column in reversed(read)}.values())[::-1]
+                spelled: dict[str, str] = {}
+                for column in (*entity.source.keys, *entity.columns, *self.list_found_by(name)):
+                    spelled.setdefault(column.lower(), column)
+                found[name] = tuple(spelled.values())
         return found
 
     def list_found_by(self, name: str) -> tuple[str, ...]:
