@@ -246,7 +246,7 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     session = drafted["session"].attributes
     assert [name for name, attribute in session.items() if attribute.sensitive] == ["passwordHash"]
     for start in (
-        "session.token: it looks like a secret",
+        "session: its key looks like a secret or is made of one",
         "session.artist_id: it looks like a reference that the schema does not declare: references: artists?",
         "session.owner_id: with owner_type it refers to one of several tables",
         "session.tags: it looks like a list",
@@ -258,6 +258,22 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     ):
         assert drafted.has_question(start), start
     assert len(drafted.draft.questions) == 9
+    assert [name for name, entity in drafted.mapping.entities.items() if entity.secret] == ["session"]
+
+
+def test_a_key_that_is_made_of_a_secret_is_masked_too(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, """
+        CREATE TABLE user (id INTEGER PRIMARY KEY, email TEXT UNIQUE, token_id INTEGER);
+        CREATE TABLE session (token TEXT PRIMARY KEY, user TEXT REFERENCES user (email));
+        CREATE TABLE device (session TEXT PRIMARY KEY REFERENCES session, name TEXT);
+        CREATE TABLE visit (device TEXT REFERENCES device, day TEXT, who TEXT REFERENCES user (email),
+            PRIMARY KEY (day, device));
+        CREATE TABLE grade (day TEXT, who TEXT REFERENCES user (email), nr INTEGER, PRIMARY KEY (nr, day, who));
+    """)  # fmt: skip
+    secret = {name for name, entity in drafted.mapping.entities.items() if entity.secret}
+    assert secret == {"session", "device", "visit", "grade"}
+    assert not drafted["user"].attributes["token_id"].sensitive
+    assert drafted.mapping.is_sensitive("session", "user")
 
 
 def test_new_ids_take_the_place_of_integers_wherever_they_are_declared(tmp_path: Path) -> None:
