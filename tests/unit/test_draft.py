@@ -10,6 +10,7 @@ from accession.cli import main
 from accession.draft import Draft, compare_schema, draft_mapping
 from accession.errors import SourceError
 from accession.mapping import Entity, Mapping, load_mapping
+from accession.run import lint_mapping
 
 
 class Drafted:
@@ -80,6 +81,14 @@ def test_a_key_by_which_a_row_cannot_be_found_is_passed_over(tmp_path: Path, row
     drafted = draft(tmp_path, statements + rows)
     assert drafted["thing"].source.key == "b"
     assert drafted.has_question(f"thing: a {reason}")
+
+
+def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (a INT PRIMARY KEY, b REFERENCES t);"
+                              "INSERT INTO t VALUES ('x', NULL), (2, 'x'), (3, 2)")  # fmt: skip
+    assert drafted["t"].attributes["b"].parent == "t"
+    [tally] = lint_mapping(drafted.mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert (tally.rows, tally.rejected) == (3, 0)
 
 
 def test_the_separator_of_a_sort_key_is_in_no_value(tmp_path: Path) -> None:
