@@ -75,7 +75,7 @@ is, and edits are yours.
   and no type is drafted that rejects a stored value. A column of mixed values is `auto`, which changes nothing. If no
   type takes a value, such as a text that is not Unicode, a comment says so.
 - **Indexes** follow from foreign keys and from indexes of one or two columns, up to 20 for a table.
-- **Columns that are named like secrets** or personal data are `sensitive`.
+- **Columns that are named like secrets** or personal data are `sensitive`, and an entity whose key is one is `secret`.
 - **Comments that begin with `Decide`** are for a person: a table without a key, a key that looks like a secret, a
   column that looks like a reference, a text that looks like a list or like JSON, rows that refer to nothing.
 - **Left out** are views, virtual tables with the tables that they keep their content in, and what SQLite cannot read.

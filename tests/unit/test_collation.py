@@ -36,6 +36,25 @@ def test_a_source_without_such_collations_is_checked_in_full(tmp_path: Path) -> 
         assert not db.unknown and not db.affected
 
 
+def test_a_null_that_is_none_is_no_damage(tmp_path: Path) -> None:
+    """SQLite 3.40 finds one in each row, if the column stands before the key of a table WITHOUT ROWID."""
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:
+        db.executescript("""
+            CREATE TABLE "odd ""t" (a TEXT NOT NULL, "b ""%" TEXT NOT NULL, k PRIMARY KEY) WITHOUT ROWID;
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+                INSERT INTO "odd ""t" SELECT 'a', 'b', i FROM n;
+        """)
+    assert take_snapshot(tmp_path / "a.db", tmp_path / "copy.db").rows == {'odd "t': 300}
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:  # SQLite trusts the schema, which now says NOT NULL
+        db.executescript("""
+            CREATE TABLE u (a TEXT, k PRIMARY KEY) WITHOUT ROWID; INSERT INTO u VALUES (NULL, 1);
+            PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'a TEXT,', 'a TEXT NOT NULL,')
+                WHERE name = 'u'; PRAGMA writable_schema = RESET;
+        """)
+    with pytest.raises(SourceError, match=r"is damaged \(integrity_check: NULL value in u.a\)"):
+        take_snapshot(tmp_path / "a.db", tmp_path / "copy.db")
+
+
 def test_foreign_keys_that_need_the_collation_are_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:
         db.create_collation("mine", lambda one, other: (one > other) - (one < other))

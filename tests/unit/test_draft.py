@@ -10,6 +10,7 @@ from accession.cli import main
 from accession.draft import Draft, compare_schema, draft_mapping
 from accession.errors import SourceError
 from accession.mapping import Entity, Mapping, load_mapping
+from accession.run import lint_mapping
 
 
 class Drafted:
@@ -80,6 +81,14 @@ def test_a_key_by_which_a_row_cannot_be_found_is_passed_over(tmp_path: Path, row
     drafted = draft(tmp_path, statements + rows)
     assert drafted["thing"].source.key == "b"
     assert drafted.has_question(f"thing: a {reason}")
+
+
+def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (a INT PRIMARY KEY, b REFERENCES t);"
+                              "INSERT INTO t VALUES ('x', NULL), (2, 'x'), (3, 2)")  # fmt: skip
+    assert drafted["t"].attributes["b"].parent == "t"
+    [tally] = lint_mapping(drafted.mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert (tally.rows, tally.rejected) == (3, 0)
 
 
 def test_the_separator_of_a_sort_key_is_in_no_value(tmp_path: Path) -> None:
@@ -246,7 +255,7 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     session = drafted["session"].attributes
     assert [name for name, attribute in session.items() if attribute.sensitive] == ["passwordHash"]
     for start in (
-        "session.token: it looks like a secret",
+        "session: its key looks like a secret or is made of one",
         "session.artist_id: it looks like a reference that the schema does not declare: references: artists?",
         "session.owner_id: with owner_type it refers to one of several tables",
         "session.tags: it looks like a list",
@@ -258,6 +267,22 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     ):
         assert drafted.has_question(start), start
     assert len(drafted.draft.questions) == 9
+    assert [name for name, entity in drafted.mapping.entities.items() if entity.secret] == ["session"]
+
+
+def test_a_key_that_is_made_of_a_secret_is_masked_too(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, """
+        CREATE TABLE user (id INTEGER PRIMARY KEY, email TEXT UNIQUE, token_id INTEGER);
+        CREATE TABLE session (token TEXT PRIMARY KEY, user TEXT REFERENCES user (email));
+        CREATE TABLE device (session TEXT PRIMARY KEY REFERENCES session, name TEXT);
+        CREATE TABLE visit (device TEXT REFERENCES device, day TEXT, who TEXT REFERENCES user (email),
+            PRIMARY KEY (day, device));
+        CREATE TABLE grade (day TEXT, who TEXT REFERENCES user (email), nr INTEGER, PRIMARY KEY (nr, day, who));
+    """)  # fmt: skip
+    secret = {name for name, entity in drafted.mapping.entities.items() if entity.secret}
+    assert secret == {"session", "device", "visit", "grade"}
+    assert not drafted["user"].attributes["token_id"].sensitive
+    assert drafted.mapping.is_sensitive("session", "user")
 
 
 def test_new_ids_take_the_place_of_integers_wherever_they_are_declared(tmp_path: Path) -> None:

@@ -70,8 +70,10 @@ def _show(drafted: Draft, path: Path) -> None:
 def _show_next(source: Path, path: Path) -> None:
     is_found = path.parent.resolve() in (MAPPINGS.resolve(), name_folder().resolve())
     mapping = shlex.quote(path.stem if is_found else str(path))
+    place = shlex.quote(str(source))
+    print(f"check: make lint-mapping MAPPING={mapping} SOURCE={place}")
     print(f"next: make deploy MAPPING={mapping} ENVIRONMENT=dev")
-    print(f"then: make migrate MAPPING={mapping} SOURCE={shlex.quote(str(source))} ENVIRONMENT=dev")
+    print(f"then: make migrate MAPPING={mapping} SOURCE={place} ENVIRONMENT=dev")
 
 
 def _read_source(given: str) -> Path:

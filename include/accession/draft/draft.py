@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accession.draft.entity import EntityDraft, draft_entity
 from accession.draft.keys import find_key, replace_key
+from accession.draft.masking import mask_keys
 from accession.draft.names import name_entity, name_target, split_words
 from accession.draft.references import ReferenceFinder, Table
 from accession.draft.schema import Schema, fold_case, read_schema
@@ -52,7 +53,7 @@ def draft_mapping(source: Path, name: str, *, new_ids: bool = False) -> Draft:
             raise SourceError(f"{source} has no table that can be migrated: name the file that the application writes.")
         finder = ReferenceFinder(db, replace(schema, left_out=left_out), tables)
         named = {tuple(split_words(table.schema.name)): table for table in tables}
-        entities = tuple(
+        entities = mask_keys(
             draft_entity(table, name_target(name, table.entity), finder, named, new_ids=new_ids) for table in tables
         )
     return Draft(write_text(name, source.name, entities, left_out), entities, left_out)

@@ -26,7 +26,8 @@ class AttributeDraft:
 
 @dataclass(frozen=True)
 class EntityDraft:
-    """One entity as the file will have it."""
+    """One entity as the file will have it. `key_columns` are those that its keys are made of, in the source and in the
+    target, and `secret_columns` are those that look like secrets."""
 
     name: str
     table: str
@@ -37,6 +38,10 @@ class EntityDraft:
     indexes: Mapping[str, tuple[str, ...]]
     identity: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    references: tuple[Reference, ...]
+    key_columns: frozenset[str]
+    secret_columns: frozenset[str]
+    is_secret: bool = False
 
     @property
     def questions(self) -> list[str]:
@@ -63,6 +68,8 @@ class _Drafter:
         self.finder, self.named, self.new_ids = finder, named, new_ids
         self.references: References = finder.find(table)
         self.polymorphic = find_polymorphic(self.schema.columns)
+        parts = [reference.columns for part in self.key.parts if (reference := self.references.found.get(part))]
+        self.key_columns = frozenset(self.key.columns).union(*parts)
 
     def draft(self, target: str) -> EntityDraft:
         attributes = tuple(self._draft_attributes())
@@ -80,6 +87,9 @@ class _Drafter:
             indexes=indexes,
             identity=identity,
             notes=tuple(self._list_notes(identity, dropped)),
+            references=tuple(self.references.found.values()),
+            key_columns=self.key_columns,
+            secret_columns=frozenset(self._list_secret_columns()),
         )
 
     def _draft_attributes(self) -> Iterator[AttributeDraft]:
@@ -102,24 +112,20 @@ class _Drafter:
             settings = {"column": name, "type": find_key_type(values)}
         else:
             settings = {"column": name, "type": values.choice.name, **values.choice.options}
-        read = reference.columns if reference else (name,)
-        if self._is_secret(name) and not any(map(self._is_in_key, read)):
+        if self._is_secret(name) and name not in self.key_columns:  # a key is masked as a whole
             settings["sensitive"] = True
         return settings
 
     def _is_secret(self, name: str) -> bool:
         return looks_secret(name, self.table.values[name].choice.name)
 
-    def _is_in_key(self, name: str) -> bool:
-        """Tell whether a column is in the key of the source or of the items. If sensitive, it needs a secret entity."""
-        used = [reference.columns for part in self.key.parts if (reference := self.references.found.get(part))]
-        return name in self.key.columns or any(name in columns for columns in used)
+    def _list_secret_columns(self) -> Iterator[str]:
+        for name in filter(self._is_secret, self.schema.columns):
+            yield from self.references.found[name].columns if name in self.references.found else (name,)
 
     def _list_column_notes(self, name: str) -> Iterator[str]:
         values = self.table.values[name]
         yield from self.references.notes.get(name, ())
-        if self._is_secret(name) and self._is_in_key(name):
-            yield f"{DECIDE}it looks like a secret, and logs and reports show keys unless the entity has secret: true."
         if not values.is_sound:
             yield f"{DECIDE}a value is not Unicode, or beyond DynamoDB's numbers: its row will be rejected."
         if values.is_large:

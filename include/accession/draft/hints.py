@@ -14,12 +14,15 @@ SECRET_WORDS = {
 SECRET_PAIRS = {("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key"), ("session", "key"),
                 ("card", "number"), ("recovery", "code"), ("recovery", "codes")}  # fmt: skip
 OPEN_TYPES = {"boolean", "timestamp", "date"}
+SECRET_NUMBERS = {"otp", "totp", "passcode", "ssn", "phone"}  # other numbers count secrets, or are their ids
 ID_WORDS = {"id", "uuid", "guid"}
 
 
 def looks_secret(column: str, column_type: str) -> bool:
     """Tell whether a column looks like a secret or personal data, by its name."""
     words = split_words(column)
+    if column_type == "number":
+        return not SECRET_NUMBERS.isdisjoint(words)
     pairs = pairwise(words)
     return column_type not in OPEN_TYPES and (not SECRET_WORDS.isdisjoint(words) or not SECRET_PAIRS.isdisjoint(pairs))
 

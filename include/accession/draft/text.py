@@ -45,6 +45,8 @@ def _write_entity(entity: EntityDraft) -> Iterator[str]:
         yield from _comment(note, "    ")
     yield f"    source: {_flow({'table': entity.table, 'key': entity.key})}"
     yield f"    target: {_flow({'table': entity.target, 'key': entity.target_key})}"
+    if entity.is_secret:
+        yield "    secret: true"
     yield "    attributes:"
     for attribute in entity.attributes:
         for note in attribute.notes:

@@ -22,7 +22,7 @@ from accession.run.staging_query import MapNames
 
 SCHEMA = """
 CREATE TABLE map_{number} (
-    old_key {affinity} NOT NULL PRIMARY KEY,
+    old_key {affinity} NOT NULL UNIQUE,  -- not PRIMARY KEY, which takes no text if the affinity is INTEGER
     new_id TEXT NOT NULL,
     held TEXT,                       -- the key of its item in the target; NULL if it has none
     state TEXT NOT NULL,
