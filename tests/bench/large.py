@@ -9,7 +9,7 @@ from typing import Any
 from lab import Lab
 from sections import say
 
-from accession.run.verify import SEGMENTS
+from accession.run.comparison import SEGMENTS
 
 ENTITY = "document"
 MAPPING = """

@@ -14,7 +14,7 @@ import orjson
 from boto3.dynamodb.types import TypeDeserializer
 from lab import Lab, Prepared
 
-from accession.run.verify import SEGMENTS
+from accession.run.comparison import SEGMENTS
 
 OTHERS = ("put_loop", "batch_writer", "airflow_hook", "awswrangler", "threads")
 BENCH_VENV = {"awswrangler"}

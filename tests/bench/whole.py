@@ -21,7 +21,7 @@ from sections import say
 from accession.artifacts import Report, Store
 from accession.cli.airflow_process import run_dag
 from accession.cli.deploy import deploy_stacks
-from accession.run.verify import SEGMENTS
+from accession.run.comparison import SEGMENTS
 from accession.target import load_state
 
 sys.path.append(str(REPO / "tests/dags"))

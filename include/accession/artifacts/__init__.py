@@ -18,18 +18,14 @@ from accession.artifacts.id_map import (
     RESOLVING,
     Entry,
     EntryState,
-    RejectedRow,
     add_entries,
-    add_rejects,
     attach,
-    compare_rejects,
     copy_tombstones,
     count_entries,
     create_id_map,
     declare_keys,
     finish_id_map,
     has_changed,
-    list_rejects,
     mark_conflicts,
     merge_id_maps,
     open_id_map,
@@ -37,6 +33,7 @@ from accession.artifacts.id_map import (
 )
 from accession.artifacts.manifest import Manifest, SnapshotRef
 from accession.artifacts.plan import EntityPlan, Plan
+from accession.artifacts.rejects import RejectedRow, add_rejects, compare_rejects, list_rejects
 from accession.artifacts.report import GOOD, Amount, EntityReport, Report, SourceAtEnd, Status, Step, TableReport
 from accession.artifacts.rollback import Rollback, Undone
 from accession.artifacts.run_folder import RunFolder

@@ -8,7 +8,7 @@ A row id that SQLite used again has an entry for each generation. The latest one
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -64,15 +64,6 @@ class Entry(NamedTuple):
     written: int
 
 
-class RejectedRow(NamedTuple):
-    """One row that was not migrated."""
-
-    old_key: RowKey
-    column: str
-    reason: str
-    held: int
-
-
 def create_id_map(path: Path, affinity: str | Sequence[str], encoding: str = "UTF-8") -> sqlite3.Connection:
     """Create an empty map whose old keys compare as a column of `affinity` does. `finish_id_map` makes it durable.
 
@@ -113,11 +104,6 @@ def add_entries(connection: sqlite3.Connection, entries: Iterable[Entry]) -> Non
             f"Two rows have the same key ({error}): make the key column of the mapping unique. If its declared type "
             "changed since the last run, declare it as before, so that each row keeps its id."
         ) from error
-
-
-def add_rejects(connection: sqlite3.Connection, rejects: Iterable[RejectedRow]) -> None:
-    """Append rejected rows."""
-    connection.executemany("INSERT INTO rejects VALUES (?,?,?,?)", rejects)
 
 
 def copy_tombstones(connection: sqlite3.Connection, head: Path) -> None:
@@ -257,31 +243,6 @@ def count_entries(path: Path) -> int:
     with closing(open_id_map(path)) as connection:
         count: int = connection.execute("SELECT count(*) FROM id_map").fetchone()[0]
     return count
-
-
-def compare_rejects(path: Path, head: Path | None) -> dict[str, int]:
-    """Count the rejects that are new, remaining or resolved since the head."""
-    counts = {"new": 0, "remaining": 0, "resolved": 0}
-    for _, since in list_rejects(path, head):
-        counts[since] += 1
-    return counts
-
-
-def list_rejects(path: Path, head: Path | None) -> Iterator[tuple[RejectedRow, str]]:
-    """Yield each reject with its status since the head: new, remaining, or resolved. The resolved ones come last."""
-    with closing(open_id_map(path)) as connection:
-        if head is None:
-            for row in connection.execute("SELECT * FROM rejects ORDER BY rowid"):
-                yield RejectedRow(*row), "new"
-            return
-        attach(connection, head, "head")
-        # IS, because a row without a key is a reject too.
-        known = "EXISTS (SELECT 1 FROM head.rejects h WHERE h.old_key IS r.old_key)"
-        for *row, remains in connection.execute(f"SELECT *, {known} FROM main.rejects r ORDER BY rowid"):
-            yield RejectedRow(*row), "remaining" if remains else "new"
-        resolved = "NOT EXISTS (SELECT 1 FROM main.rejects r WHERE r.old_key IS h.old_key)"
-        for row in connection.execute(f"SELECT * FROM head.rejects h WHERE {resolved} ORDER BY rowid"):
-            yield RejectedRow(*row), "resolved"
 
 
 def has_changed(path: Path, head: Path | None) -> bool:

@@ -15,6 +15,7 @@ import orjson
 
 from accession.column_types import FIRST_SEEN_MARK, NULL, TypedValue, ValueProblem
 from accession.items.composed import Absent, BadPart, Composed
+from accession.items.identity import IdentityDigest
 from accession.items.keys import ItemKey, KeySchema
 from accession.items.mask import MASK
 from accession.items.plan import ItemPlan, Reference
@@ -31,7 +32,6 @@ JSON_BYTES = 12  # that the JSON of an item has for each attribute, beside its n
 
 SHOWN = 60  # characters of a value in a reason
 VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 §4.1
-NO_DIGEST = b"\0" * 8
 
 
 class Reject(Exception):
@@ -85,12 +85,9 @@ class ItemBuilder:
         self._plan = ItemPlan.make(entity, mapping, schemas)
         self._is_new_id = entity.new_id is not None and len(self.key.names) == 1
         self._write_units = WriteUnits(self.key.names, mapping.indexes[entity.name])
-        # Hashes that have taken in what all rows begin with, to be copied: half the cost of new ones.
+        # A hash that has taken in what all ids begin with, to be copied: half the cost of a new one.
         self._id = hashlib.sha1(namespace.bytes + f"{entity.name}/".encode(), usedforsecurity=False)
-        self._identity = [
-            (names, hashlib.blake2b(orjson.dumps(names), digest_size=8, key=namespace.bytes))
-            for names in entity.identity
-        ]
+        self._identity = IdentityDigest(entity.identity, namespace.bytes) if entity.identity else None
 
     def convert(self, row: Sequence[Any]) -> Converted:
         """Convert the values of a row. Raises Reject (or Orphan) for the first that cannot be migrated."""
@@ -138,7 +135,7 @@ class ItemBuilder:
                         self._check_index_key(name, item, limit)
         for names, limit in plan.part_limits:
             self._check_index_part(names, item, limit)
-        return Converted(item, adjusted, self._digest_identity(item) if self._identity else b"")
+        return Converted(item, adjusted, self._digest_identity(item))
 
     def find_orphans(self, row: Sequence[Any]) -> list[Orphan]:
         """Return all references of a row to parents that have no key."""
@@ -182,24 +179,12 @@ class ItemBuilder:
             raise Reject(column, reason)
 
     def _digest_identity(self, item: TypedItem) -> bytes:
-        """Return eight bytes for each identity alternative, keyed with the namespace; zeros for one that holds a NULL.
-
-        The names are digested too, so that alternatives may be added, removed or reordered later.
-        """
-        digests = []
-        for names, begun in self._identity:
-            values = list(map(item.get, names))
-            if None in values or NULL in values:
-                digests.append(NO_DIGEST)
-            else:
-                try:
-                    data = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
-                except orjson.JSONEncodeError:
-                    raise self._find_invalid_text(item) from None
-                digest = begun.copy()
-                digest.update(data)
-                digests.append(digest.digest())
-        return b"".join(digests)
+        if self._identity is None:
+            return b""
+        try:
+            return self._identity.digest(item)
+        except orjson.JSONEncodeError:
+            raise self._find_invalid_text(item) from None
 
     def make_id(self, old_key: int | str, generation: int) -> ItemKey:
         """Return uuid5(namespace, "<entity>/<old key>/<generation>") as the item's key. Raises Reject.
