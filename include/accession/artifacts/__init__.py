@@ -27,11 +27,11 @@ from accession.artifacts.id_map import (
     finish_id_map,
     has_changed,
     mark_conflicts,
-    merge_id_maps,
     open_id_map,
     sample_keys,
 )
 from accession.artifacts.manifest import Manifest, SnapshotRef
+from accession.artifacts.map_union import gather_id_maps, merge_id_maps
 from accession.artifacts.plan import EntityPlan, Plan
 from accession.artifacts.rejects import RejectedRow, add_rejects, compare_rejects, list_rejects
 from accession.artifacts.report import GOOD, Amount, EntityReport, Report, SourceAtEnd, Status, Step, TableReport
@@ -92,6 +92,7 @@ __all__ = [
     "encode_put",
     "fetch_object",
     "finish_id_map",
+    "gather_id_maps",
     "has_changed",
     "list_environments",
     "list_rejects",

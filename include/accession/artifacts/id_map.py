@@ -8,7 +8,7 @@ A row id that SQLite used again has an entry for each generation. The latest one
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -172,27 +172,6 @@ def open_id_map(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def merge_id_maps(path: Path, files: Mapping[str, Path]) -> Path:
-    """Write a map with the entries of several entities, which share a table, for the proof of it.
-
-    A key that one entity gave up and that another has belongs to the other.
-    """
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-        fields = "new_id, old_key, checksum, state, written"
-        connection.execute(f"CREATE TABLE id_map (entry INTEGER PRIMARY KEY, entity, {fields})")
-        for entity, file in files.items():
-            with closing(open_id_map(file)) as one:
-                rows = one.execute(f"SELECT ?, {fields} FROM id_map ORDER BY entry", (entity,))
-                connection.execute("BEGIN")
-                connection.executemany(f"INSERT INTO id_map (entity, {fields}) VALUES (?,?,?,?,?,?)", rows)
-                connection.execute("COMMIT")
-        connection.execute("CREATE INDEX id_map_new_id ON id_map (new_id)")
-        has_key = "SELECT new_id FROM id_map WHERE state != 'tombstone'"
-        connection.execute(f"DELETE FROM id_map WHERE state = 'tombstone' AND new_id IN ({has_key})")
-    return path
 
 
 def attach(connection: sqlite3.Connection, path: Path, name: str) -> None:

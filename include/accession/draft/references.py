@@ -8,7 +8,7 @@ from accession.draft.keys import Key
 from accession.draft.names import make_unique, show_name
 from accession.draft.schema import ForeignKey, Schema, TableSchema, fold_case
 from accession.draft.values import Values
-from accession.mapping import MAX_PARENTS
+from accession.mapping import MAX_REFERENCES
 from accession.source import quote
 
 
@@ -41,11 +41,6 @@ class References:
 
     found: dict[str, Reference] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def parents(self) -> list[str]:
-        """The entities that are referred to, each once."""
-        return list(dict.fromkeys(reference.parent for reference in self.found.values()))
 
 
 class Misfit(Exception):
@@ -98,8 +93,8 @@ class ReferenceFinder:
             raise Misfit("it names other columns than the key of that table")
         if orphans and orphans == self._count_present(table.schema, foreign_key.columns):
             raise Misfit("none of its values is in that table")
-        if parent.entity not in references.parents and len(references.parents) >= MAX_PARENTS - 1:
-            raise Misfit(f"an entity refers to at most {MAX_PARENTS - 1} others")
+        if len(references.found) >= MAX_REFERENCES - 1:  # it may become two, one for each part of the parent's key
+            raise Misfit(f"an entity has at most {MAX_REFERENCES} references")
         if set(to) == set(parent.key.columns):
             pairs = dict(zip(to, foreign_key.columns, strict=True))
             columns = tuple(pairs[column] for column in parent.key.columns)

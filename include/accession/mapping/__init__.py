@@ -12,14 +12,14 @@ from accession.mapping.load import (
     load_mapping,
     name_folder,
 )
-from accession.mapping.model import MAX_PARENTS, Mapping
+from accession.mapping.model import MAX_REFERENCES, Mapping
 from accession.mapping.table import Index, Projection, TableIndex, TargetTable
 from accession.mapping.template import Placeholder, Template
 
 __all__ = [
     "MAPPINGS",
     "MAX_INDEXES",
-    "MAX_PARENTS",
+    "MAX_REFERENCES",
     "NAME",
     "NAME_ALLOWED",
     "VARIABLE",

@@ -12,8 +12,8 @@ from accession.mapping.key import ROWID, KeyPart
 from accession.mapping.table import Index, TargetTable, check_shared_table, check_target_table, unite_indexes
 from accession.validation import StrictModel, collect_faults, explain_unknown, list_words
 
-# sqlite.org "Limits": ten databases at once; one of them is the ID map of the last run, one the survey of a group.
-MAX_PARENTS = 9
+# sqlite.org "Limits": a join has at most 64 tables. A reference takes up to two, the row and its record two more.
+MAX_REFERENCES = 31
 
 
 NO_PART = KeyPart("")
@@ -76,10 +76,9 @@ class Mapping(StrictModel):
                 f"entities: the keys or identities run in a circle: {circle}. A circle of references is possible, but "
                 "no key or identity in it may be made of a reference to one of the others"
             ) from None
-        for name, parents in self.parents.items():
-            most = MAX_PARENTS - int(self.needs_survey(name))
-            if len(parents) > most:
-                raise ValueError(f"entities.{name}: refers to {len(parents)} entities, and at most {most} are possible")
+        for name, entity in self.entities.items():
+            if (number := len(entity.references)) > MAX_REFERENCES:
+                raise ValueError(f"entities.{name}: has {number} references, and at most {MAX_REFERENCES} are possible")
         self._check_tables()
         return self
 

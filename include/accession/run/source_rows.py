@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from accession.artifacts import Entry, attach, count_entries
+from accession.artifacts import Entry, attach, count_entries, gather_id_maps
 from accession.items import (
     Converted,
     ItemBuilder,
@@ -32,6 +32,10 @@ from accession.run.relation import find_affinities, make_relations
 from accession.run.staging_query import MapNames, StagingQuery
 from accession.run.survey import Link, Survey
 from accession.source import open_snapshot
+
+# Parents' maps that are attached one by one. sqlite.org "Limits": ten databases at once; three others are the ID map of
+# the last run, the survey of a group, and a file that holds the maps of all further parents.
+MAX_MAPS = 7
 
 
 class Row(NamedTuple):
@@ -109,10 +113,16 @@ class SourceRows:
         if self.survey is not None:
             names = {member: self.survey.name_map(member) for member in self.survey.members}
             self.survey.attach_to(self.snapshot)
-        for parent in dict.fromkeys(self.entity.references.values()):
-            if parent not in names:
-                attach(self.snapshot, files[parent], f"map_{parent}")
-                names[parent] = MapNames(f"map_{parent}.id_map", f"map_{parent}.rejects")
+        parents = [parent for parent in dict.fromkeys(self.entity.references.values()) if parent not in names]
+        for number, parent in enumerate(parents[:MAX_MAPS]):
+            attach(self.snapshot, files[parent], f"parent_{number}")
+            names[parent] = MapNames(f"parent_{number}.id_map", f"parent_{number}.rejects")
+        if others := parents[MAX_MAPS:]:
+            gathered = files[others[0]].with_name(f"parents_of_{self.entity.name}.db")
+            gather_id_maps(gathered, map(files.__getitem__, others))
+            attach(self.snapshot, gathered, "parents")
+            for number, parent in enumerate(others):
+                names[parent] = MapNames(f"parents.map_{number}", f"parents.rejects_{number}")
         if self.head is not None:
             attach(self.snapshot, self.head, "head")
         return names
