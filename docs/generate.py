@@ -268,7 +268,8 @@ def write_mapping() -> str:
         "",
         "A mapping file says what goes where. Each file `include/mappings/<name>.yaml` makes two DAGs, "
         "`migrate_<name>` and `rollback_<name>`. The file is checked when it is loaded; an error names the file, the "
-        "entity and the key. Unknown keys are errors.",
+        "entity and the key. Unknown keys are errors. [Mapping files by example](mapping-tour.md) shows eight of them "
+        "with the items that they make.",
         "",
         "The home library's mapping:",
         "",
