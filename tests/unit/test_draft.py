@@ -242,6 +242,13 @@ def test_indexes_follow_foreign_keys_and_indexes_up_to_twenty(tmp_path: Path) ->
     assert "Left out, since a table has at most 20 indexes: c20; c21; c22; c23; c24." in drafted.draft.text
 
 
+def test_a_long_partition_key_is_no_sort_key_of_an_index(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (k TEXT PRIMARY KEY, a TEXT, b TEXT); CREATE INDEX i ON t (a, k);"
+                              "CREATE INDEX j ON t (b);"
+                              "INSERT INTO t VALUES (printf('%01500d', 1), 'a', 'b')")  # fmt: skip
+    assert list(drafted["t"].indexes) == ["b-index"]
+
+
 def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     drafted = draft(tmp_path, """
         CREATE TABLE artists (id INTEGER PRIMARY KEY);
