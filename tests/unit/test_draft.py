@@ -362,6 +362,18 @@ def test_hundreds_of_tables_are_drafted(tmp_path: Path) -> None:
     assert drafted["t249"].references == {"p": "t124"}
 
 
+def test_rows_in_the_wal_count_and_the_source_is_left_as_it_is(tmp_path: Path) -> None:
+    source = write_source(tmp_path, "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v DATE)")
+    with closing(sqlite3.connect(source)) as db:
+        db.execute("INSERT INTO t VALUES (1, 'someday')")
+        db.commit()
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")}
+        assert "shop.db-wal" in before
+        assert "v: {column: v, type: string}" in draft_mapping(source, "shop").text
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")}
+    assert after == before
+
+
 def test_a_database_without_tables_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"has no table that can be migrated: name the file"):
         draft(tmp_path, "CREATE VIEW v AS SELECT 1")
