@@ -83,6 +83,14 @@ def test_a_key_by_which_a_row_cannot_be_found_is_passed_over(tmp_path: Path, row
     assert drafted.has_question(f"thing: a {reason}")
 
 
+def test_an_empty_text_is_a_part_of_a_template(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (a, b TEXT, c TEXT, PRIMARY KEY (a, b, c));"
+                              "INSERT INTO t VALUES (1, '', ''), (1, 'x', ''), (1, '', 'x')")  # fmt: skip
+    assert drafted["t"].target.key == {"a": "keep", "b_c": "{b}#{c}"}
+    [tally] = lint_mapping(drafted.mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert (tally.rows, tally.rejected) == (3, 0)
+
+
 def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_path: Path) -> None:
     drafted = draft(tmp_path, "CREATE TABLE t (a INT PRIMARY KEY, b REFERENCES t);"
                               "INSERT INTO t VALUES ('x', NULL), (2, 'x'), (3, 2)")  # fmt: skip
