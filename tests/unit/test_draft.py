@@ -83,6 +83,14 @@ def test_a_key_by_which_a_row_cannot_be_found_is_passed_over(tmp_path: Path, row
     assert drafted.has_question(f"thing: a {reason}")
 
 
+def test_an_empty_text_is_a_part_of_a_template(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (a, b TEXT, c TEXT, PRIMARY KEY (a, b, c));"
+                              "INSERT INTO t VALUES (1, '', ''), (1, 'x', ''), (1, '', 'x')")  # fmt: skip
+    assert drafted["t"].target.key == {"a": "keep", "b_c": "{b}#{c}"}
+    [tally] = lint_mapping(drafted.mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert (tally.rows, tally.rejected) == (3, 0)
+
+
 def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_path: Path) -> None:
     drafted = draft(tmp_path, "CREATE TABLE t (a INT PRIMARY KEY, b REFERENCES t);"
                               "INSERT INTO t VALUES ('x', NULL), (2, 'x'), (3, 2)")  # fmt: skip
@@ -242,6 +250,13 @@ def test_indexes_follow_foreign_keys_and_indexes_up_to_twenty(tmp_path: Path) ->
     assert "Left out, since a table has at most 20 indexes: c20; c21; c22; c23; c24." in drafted.draft.text
 
 
+def test_a_long_partition_key_is_no_sort_key_of_an_index(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, "CREATE TABLE t (k TEXT PRIMARY KEY, a TEXT, b TEXT); CREATE INDEX i ON t (a, k);"
+                              "CREATE INDEX j ON t (b);"
+                              "INSERT INTO t VALUES (printf('%01500d', 1), 'a', 'b')")  # fmt: skip
+    assert list(drafted["t"].indexes) == ["b-index"]
+
+
 def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
     drafted = draft(tmp_path, """
         CREATE TABLE artists (id INTEGER PRIMARY KEY);
@@ -353,6 +368,18 @@ def test_hundreds_of_tables_are_drafted(tmp_path: Path) -> None:
     drafted = draft(tmp_path, tables)
     assert len(drafted.mapping.entities) == 250
     assert drafted["t249"].references == {"p": "t124"}
+
+
+def test_rows_in_the_wal_count_and_the_source_is_left_as_it_is(tmp_path: Path) -> None:
+    source = write_source(tmp_path, "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, v DATE)")
+    with closing(sqlite3.connect(source)) as db:
+        db.execute("INSERT INTO t VALUES (1, 'someday')")
+        db.commit()
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")}
+        assert "shop.db-wal" in before
+        assert "v: {column: v, type: string}" in draft_mapping(source, "shop").text
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith("-shm")}
+    assert after == before
 
 
 def test_a_database_without_tables_is_one_sentence(tmp_path: Path) -> None:

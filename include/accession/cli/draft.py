@@ -63,7 +63,7 @@ def _show(drafted: Draft, path: Path) -> None:
     for sentence in drafted.left_out_sentences:
         print(sentence)
     if drafted.questions:
-        print("To be decided by a person, as comments in the file:")
+        print("Open questions, which are also comments in the file:")
         print("\n".join(f"  {question}" for question in drafted.questions))
 
 

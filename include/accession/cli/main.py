@@ -1,7 +1,7 @@
 """The commands behind the Makefile: `python -m accession.cli demo | deploy | migrate | …`.
 
-The demo starts a local AWS of its own and stops it again. lint-mapping uses none. All other commands use the AWS that
-the environment points at (profile, role, keys, AWS_ENDPOINT_URL).
+The demo starts a local AWS of its own and stops it again. draft and lint-mapping use none. All other commands use the
+AWS that the environment points at (profile, role, keys, AWS_ENDPOINT_URL).
 """
 
 import argparse

@@ -202,12 +202,13 @@ class _Drafter:
     def _may_be_key(self, name: str, limit: int) -> bool:
         if len(name.encode()) > MAX_INDEX_NAME:
             return False
-        if name in self.key.parts or name not in self.table.values:
+        if name not in self.table.values:  # a new id, or a template that is short enough
             return True
-        values = self.table.values[name]
-        if name in self.references.found:
-            return values.bytes <= limit
-        return COLUMN_TYPES[values.choice.name].key_type is not None and values.bytes <= limit
+        values, reference = self.table.values[name], self.references.found.get(name)
+        if reference is not None and reference.by:  # the parent's key may be as long as a partition key
+            return limit == MAX_PARTITION_KEY_BYTES
+        is_key_already = name in self.key.parts or reference is not None
+        return values.bytes <= limit and (is_key_already or COLUMN_TYPES[values.choice.name].key_type is not None)
 
     def _list_notes(self, identity: tuple[tuple[str, ...], ...], dropped: list[str]) -> Iterator[str]:
         if self.key.passed_over:
