@@ -26,6 +26,8 @@ the DAG `rollback_…`. Until then no other run can write.
 Clearing a task of a committed run writes nothing. Clearing `backup` with its downstream tasks starts a new run.
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -44,6 +46,18 @@ from accession_airflow.retries import RETRIES
 from accession_airflow.settings import find_source_queue
 
 POOL = "dynamodb_writes"
+MANY = 12  # entities; more are shown in groups by level
+
+
+def _each_level(mapping: Mapping) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Yield the groups of entities level by level, parents first. Tasks that are made meanwhile are shown together if
+    there are many entities."""
+    if len(mapping.entities) <= MANY:
+        yield mapping.groups
+        return
+    for number, level in enumerate(mapping.levels):
+        with TaskGroup(f"level-{number}", tooltip=", ".join(chain(*level))):  # no entity has a hyphen in its name
+            yield level
 
 
 def make_migration(mapping: Mapping, file: Path) -> DAG:
@@ -113,7 +127,7 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
 
             return verify
 
-        @task
+        @task(task_id="application" if "application" not in mapping.entities else "ask_application")
         def application(run: str, **context: Unpack[Context]) -> int | None:
             return tasks.ask_application(file, context, run=run)
 
@@ -123,12 +137,13 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
 
         staged: dict[str, Any] = {}
         with TaskGroup("stage") as stage_group:
-            for first, *others in mapping.groups:
-                id_maps = {parent: staged[parent]["id_map"] for parent in mapping.find_group_parents(first)}
-                staged[first] = stage_entity(first)(run, id_maps)
-                for name in others:  # they are staged by the task of the first, and find their results
-                    staged[name] = stage_entity(name)(run, {})
-                    staged[first] >> staged[name]
+            for level in _each_level(mapping):
+                for first, *others in level:
+                    id_maps = {parent: staged[parent]["id_map"] for parent in mapping.find_group_parents(first)}
+                    staged[first] = stage_entity(first)(run, id_maps)
+                    for name in others:  # they are staged by the task of the first, and find their results
+                        staged[name] = stage_entity(name)(run, {})
+                        staged[first] >> staged[name]
 
         planned = plan(run)
         approve = PlanApprovalOperator(
@@ -142,19 +157,21 @@ def make_migration(mapping: Mapping, file: Path) -> DAG:
 
         migrated: dict[str, Any] = {}
         with TaskGroup("migrate") as migrate_group:
-            for name in mapping.order:
-                migrated[name] = migrate_part(name).partial(run=run, epoch=epoch).expand(part=staged[name])
-                for parent in mapping.parents[name]:
-                    migrated[parent] >> migrated[name]
+            for level in _each_level(mapping):
+                for name in chain(*level):
+                    migrated[name] = migrate_part(name).partial(run=run, epoch=epoch).expand(part=staged[name])
+                    for parent in mapping.parents[name]:
+                        migrated[parent] >> migrated[name]
 
         removed = remove(run, epoch)
         with TaskGroup("verify") as verify_group:
             verified: dict[str, Any] = {}
-            for name in mapping.order:
-                verified[name] = verify_entity(name)(run)
-                first = mapping.find_table_mates(name)[0]
-                if first != name:  # it proves the table, and the others find their results
-                    verified[first] >> verified[name]
+            for level in _each_level(mapping):
+                for name in chain(*level):
+                    verified[name] = verify_entity(name)(run)
+                    first = mapping.find_table_mates(name)[0]
+                    if first != name:  # it proves the table, and the others find their results
+                        verified[first] >> verified[name]
             application(run)
 
         # Both are teardowns, since those run when a person marks the run failed, and again when a writer is cleared. The

@@ -197,6 +197,16 @@ class Mapping(StrictModel):
         order = TopologicalSorter(links).static_order()
         return tuple(tuple(sorted(group, key=keys.index)) for group in order)
 
+    @cached_property
+    def levels(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """The groups by level: those without parents outside, those that refer to these at most, and so on."""
+        depth: dict[str, int] = {}
+        for group in self.groups:
+            own = max((depth[parent] + 1 for parent in self.find_group_parents(group[0])), default=0)
+            depth |= dict.fromkeys(group, own)
+        deepest = max(depth.values())
+        return tuple(tuple(g for g in self.groups if depth[g[0]] == level) for level in range(deepest + 1))
+
     def _reach(self, name: str) -> set[str]:
         """Return the entities that one must follow, directly or through others; itself only if there is a circle."""
         reached: set[str] = set()
