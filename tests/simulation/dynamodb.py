@@ -248,6 +248,7 @@ class DynamoDBService:
                     {
                         "IndexName": index,
                         "IndexStatus": "ACTIVE",
+                        "Projection": {"ProjectionType": "ALL"},
                         "KeySchema": [
                             {"AttributeName": name, "KeyType": ("HASH", "RANGE")[number > 0]}
                             for number, name in enumerate(names)
