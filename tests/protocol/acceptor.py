@@ -170,6 +170,8 @@ def _edit(state: bytes, item: int, *, is_gone: bool) -> Iterator[bytes]:
         values = [AFTER]
     else:
         values = [EDITED, ADDED] if is_gone else [BEFORE, EDITED, ADDED]
+        if item == UPDATE and not is_gone and state[ITEMS + item] == AFTER:
+            values.append(AFTER)  # it wrote an attribute that the run did not change, which no condition covers
     for value in values:
         s = bytearray(state)
         s[ITEMS + item] = value
