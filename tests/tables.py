@@ -9,8 +9,9 @@ from typing import Any
 
 from accession.cli.template import define_keys
 from accession.items import KeySchema, find_key_schemas
-from accession.mapping import Mapping
+from accession.mapping import Mapping, load_mapping
 from accession.run.relation import find_affinities
+from conftest import Library
 from driver import Driver
 
 
@@ -30,6 +31,17 @@ def define_table(mapping: Mapping, name: str, schemas: AnyMapping[str, KeySchema
         "BillingMode": "PAY_PER_REQUEST",
         **define_keys(mapping, name, schemas),
     }
+
+
+def make_driver(library: Library, folder: Path, schema: str, mapping: str, **params: Any) -> Driver:
+    """A source with this schema and data, a mapping, and their tables; the first run of the migration."""
+    source, file = folder / "source.db", folder / "mapping.yaml"
+    with closing(sqlite3.connect(source)) as db, db:
+        db.executescript(schema)
+    file.write_text(mapping)
+    loaded = load_mapping(file)
+    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
+    return Driver(library, source, mapping=loaded, **params)
 
 
 def later(first: Driver, **params: Any) -> Driver:

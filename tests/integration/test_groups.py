@@ -1,7 +1,6 @@
 """Entities that refer to themselves and to each other in circles, compared with SQL on the source."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from accession.run import show_summary
 from accession.run.report_page import describe_verdict
 from conftest import Library
 from driver import Driver
-from tables import create_tables, edit, later, read, scan_all, select
+from tables import create_tables, edit, later, make_driver, read, scan_all, select
 
 SCHEMA = """
 CREATE TABLE team (code TEXT PRIMARY KEY, lead INTEGER REFERENCES person, parent TEXT REFERENCES team);
@@ -56,14 +55,8 @@ entities:
 
 
 @pytest.fixture
-def firm(library: Library, tmp_path: Path) -> Iterator[Driver]:
-    source, mapping = tmp_path / "firm.db", tmp_path / "firm.yaml"
-    with closing(sqlite3.connect(source)) as db, db:
-        db.executescript(SCHEMA)
-    mapping.write_text(MAPPING)
-    loaded = load_mapping(mapping)
-    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
-    yield Driver(library, source, mapping=loaded)
+def firm(library: Library, tmp_path: Path) -> Driver:
+    return make_driver(library, tmp_path, SCHEMA, MAPPING)
 
 
 def expect_firm(driver: Driver, without: str = "''") -> None:

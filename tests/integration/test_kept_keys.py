@@ -4,7 +4,7 @@ with what SQL says of the source, by code that shares nothing with the transform
 import gzip
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from accession.run.relation import find_affinities
 from conftest import Library
 from driver import Driver
 from second_auditor import find_damage
-from tables import create_tables, define_table, edit, later, read, scan_all, select
+from tables import define_table, edit, later, make_driver, read, scan_all, select
 from verify_register import Target
 
 SCHEMA = """
@@ -77,14 +77,8 @@ entities:
 
 
 @pytest.fixture
-def music(library: Library, tmp_path: Path) -> Iterator[Driver]:
-    source, mapping = tmp_path / "music.db", tmp_path / "music.yaml"
-    with closing(sqlite3.connect(source)) as db, db:
-        db.executescript(SCHEMA)
-    mapping.write_text(MAPPING)
-    loaded = load_mapping(mapping)
-    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
-    yield Driver(library, source, mapping=loaded)
+def music(library: Library, tmp_path: Path) -> Driver:
+    return make_driver(library, tmp_path, SCHEMA, MAPPING)
 
 
 def expect_music(driver: Driver) -> None:

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ import pytest
 
 from accession.audit import audit_target
 from accession.errors import VerificationError
-from accession.mapping import load_mapping
 from conftest import Library
 from driver import Driver
 from second_auditor import find_damage
-from tables import create_tables, edit, later, plain, scan_all, select
+from tables import edit, later, make_driver, plain, scan_all, select
 from verify_register import Target
 
 SCHEMA = """
@@ -55,13 +52,7 @@ entities:
 
 @pytest.fixture
 def stage(library: Library, tmp_path: Path) -> Driver:
-    source, mapping = tmp_path / "stage.db", tmp_path / "stage.yaml"
-    with closing(sqlite3.connect(source)) as db, db:
-        db.executescript(SCHEMA)
-    mapping.write_text(MAPPING)
-    loaded = load_mapping(mapping)
-    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
-    return Driver(library, source, mapping=loaded)
+    return make_driver(library, tmp_path, SCHEMA, MAPPING)
 
 
 def expect_stage(driver: Driver, without: str = "''") -> None:

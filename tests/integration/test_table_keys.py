@@ -1,19 +1,16 @@
 """Keys that two rows may want: collisions, keys that are freed and taken in one run, and keys that change."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from accession.audit import audit_target
 from accession.errors import RefusedError
-from accession.mapping import load_mapping
 from conftest import Library
 from driver import Driver
 from second_auditor import find_damage
-from tables import create_tables, edit, later, read, scan_all, select
+from tables import edit, later, make_driver, read, scan_all, select
 from verify_register import Target
 
 SCHEMA = """
@@ -41,13 +38,7 @@ entities:
 
 @pytest.fixture
 def accounts(library: Library, tmp_path: Path) -> Driver:
-    source, mapping = tmp_path / "accounts.db", tmp_path / "accounts.yaml"
-    with closing(sqlite3.connect(source)) as db, db:
-        db.executescript(SCHEMA)
-    mapping.write_text(MAPPING)
-    loaded = load_mapping(mapping)
-    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
-    return Driver(library, source, mapping=loaded)
+    return make_driver(library, tmp_path, SCHEMA, MAPPING)
 
 
 def expect_accounts(driver: Driver, without: str = "0") -> None:

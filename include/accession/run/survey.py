@@ -203,7 +203,7 @@ class Survey:
         self._db.execute(SPREAD)
         for number in self.members.values():
             with self._transaction():
-                self._remove(number, (old_key for (old_key,) in self._db.execute(HELD, (number,)).fetchall()))
+                self._remove(number, (old_key for (old_key,) in self._db.execute(HELD, (number,))))
                 removed = f"SELECT old_key FROM removed WHERE member = {number}"
                 self._db.execute(f"DELETE FROM map_{number} WHERE old_key IN ({removed})")
                 self._db.execute(f"INSERT INTO rejects_{number} {removed}")
