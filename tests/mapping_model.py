@@ -206,12 +206,19 @@ class Model:
         is_same = recorded is not None and is_same_thing(recorded.identity, identity)
         if recorded is not None and is_same:
             generation = recorded.generation
-        own = ("S", f"<{spec.name}/{name_row(key)}/{generation}>")
-        made = tuple(own if part is None else part for part in parts)
-        if spec.new_id is None:
+        made = self.name_parts(spec, key, generation, parts)
+        if spec.new_id is None or (is_same and recorded and recorded.key != made):
             is_same = recorded is not None and recorded.key == made
+            if recorded and not is_same:  # another key has another new id
+                generation = self.generations.get((spec.name, key), -1) + 1
+                made = self.name_parts(spec, key, generation, parts)
         item |= {part.name: {kind: text} for part, (kind, text) in zip(spec.parts, made, strict=True)}
         return Made(item, made, identity, generation, is_same)
+
+    @staticmethod
+    def name_parts(spec: Spec, key: RowKey, generation: int, parts: list[tuple[str, str] | None]) -> ItemKey:
+        own = ("S", f"<{spec.name}/{name_row(key)}/{generation}>")
+        return tuple(own if part is None else part for part in parts)
 
     def make_part(self, part: Part, item: Item, row: Row) -> tuple[str, str]:
         if part.column:
