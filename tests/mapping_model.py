@@ -154,7 +154,7 @@ class Model:
 
     def reject_orphans(self, group: tuple[str, ...]) -> bool:
         has_rejected = False
-        while any([self.convert_rows(name, frozenset()) for name in group]):
+        while any(self.convert_rows(name, frozenset()) for name in group):
             has_rejected = True
         return has_rejected
 

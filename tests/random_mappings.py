@@ -5,7 +5,6 @@ A `World` says the same thing three times: as SQL, as a mapping file, and as pla
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 Piece = str | tuple[str, str]  # a literal text; or "column" or "attribute", and its name
 DECLARED = {"rowid": "INTEGER", "id": "INTEGER", "code": "TEXT", "a": "TEXT", "b": "INTEGER", "c": "TEXT"}
@@ -171,7 +170,12 @@ def make_parts(draw: random.Random, i: int, key: tuple[str, ...], kind: str) -> 
 
 
 def finish_spec(
-    draw: random.Random, i: int, table: str, key: tuple[str, ...], parts: tuple[Part, ...], references: tuple[Reference, ...]
+    draw: random.Random,
+    i: int,
+    table: str,
+    key: tuple[str, ...],
+    parts: tuple[Part, ...],
+    references: tuple[Reference, ...],
 ) -> Spec:
     """An entity with its filter, identity, indexes and template."""
     identity: tuple[tuple[str, ...], ...] = ()
@@ -247,7 +251,9 @@ def write_mapping(world: World) -> str:
             more += f", part: {one.part}" if len(parent.parts) > 1 else ""
             optional = ", optional: true" if one.optional else ""
             column = one.columns[0] if len(one.columns) == 1 else f"[{', '.join(one.columns)}]"
-            lines.append(f"      {one.name}: {{column: {column}, references: {{entity: {one.parent}{more}}}{optional}}}")
+            lines.append(
+                f"      {one.name}: {{column: {column}, references: {{entity: {one.parent}{more}}}{optional}}}"
+            )
         if spec.value:
             lines.append(f'      v: {{value: "{show_pieces(spec.value)}", type: string}}')
         if spec.indexes:

@@ -11,15 +11,12 @@ import os
 import random
 import re
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mapping_model import COUNTS, Item, ItemKey, Model, Plan, Row, RowKey, Rows, Tables, name_row
-from random_mappings import DECLARED, Reference, World, make_world, write_mapping, write_schema
 
 from accession.audit import audit_target
 from accession.errors import RefusedError
@@ -27,6 +24,8 @@ from accession.mapping import load_mapping
 from accession.target import load_state
 from conftest import Library, LocalAws, make_library
 from driver import Driver
+from mapping_model import COUNTS, Item, ItemKey, Model, Plan, Row, RowKey, Rows, Tables
+from random_mappings import DECLARED, Reference, World, make_world, write_mapping, write_schema
 from second_auditor import find_damage
 from tables import create_tables
 from verify_register import Target
