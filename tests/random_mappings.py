@@ -4,13 +4,19 @@ A `World` says the same thing three times: as SQL, as a mapping file, and as pla
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 Piece = str | tuple[str, str]  # a literal text; or "column" or "attribute", and its name
 DECLARED = {"rowid": "INTEGER", "id": "INTEGER", "code": "TEXT", "a": "TEXT", "b": "INTEGER", "c": "TEXT"}
 DECLARED |= {"s": "TEXT", "n": "INTEGER", "d": "TEXT", "u": "TEXT", "w": "INTEGER"}
-KEYS = (("id",), ("id",), ("code",), ("a", "b"), ("a", "b", "c"), ("rowid",))
-WHERE = {"": lambda row: True, "w > 0": lambda row: row["w"] > 0, "w = 0": lambda row: row["w"] == 0}
+KEYS: tuple[tuple[str, ...], ...] = (("id",), ("id",), ("code",), ("a", "b"), ("a", "b", "c"), ("rowid",))
+WHERE: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "": lambda row: True,
+    "w > 0": lambda row: row["w"] > 0,
+    "w = 0": lambda row: row["w"] == 0,
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class World:
         return {name for spec in mates for names in spec.indexes.values() for name in names}
 
 
-def make_world(seed: int) -> World:
-    """A schema of two to five tables and a mapping over it."""
+def make_world(seed: int, most: int) -> World:
+    """A schema of two tables and more, and a mapping over it."""
     draw = random.Random(f"world {seed}")
-    number = draw.choice((2, 2, 2, 3, 3, 4, 5))
-    keys = {f"t{i}": draw.choice(KEYS) for i in range(number)}
+    number = min(draw.choice((2, 2, 2, 3, 3, 4, 5)), most)
+    keys: dict[str, tuple[str, ...]] = {f"t{i}": draw.choice(KEYS) for i in range(number)}
     columns = {f"t{i}": {name: DECLARED[name] for name in "sndw"} | {"u": "TEXT UNIQUE"} for i in range(number)}
     specs: dict[str, Spec] = {}
     kinds = {f"t{i}": draw.choice(("new_id", "kept", "kept", "template", "template", "other", "other", "reference"))
@@ -181,7 +187,7 @@ def finish_spec(
     identity: tuple[tuple[str, ...], ...] = ()
     if key == ("rowid",) or (any(part.is_new_id for part in parts) and draw.random() < 0.6):
         identity = draw.choice(((("s",),), (("s",), ("n", "d")), (("s", "n"),)))
-    indexes = {}
+    indexes: dict[str, tuple[str, ...]] = {}
     for reference in references:
         if draw.random() < 0.4 and reference.name not in {part.name for part in parts}:
             indexes[f"by-{reference.name}"] = draw.choice(((reference.name,), (reference.name, "s")))

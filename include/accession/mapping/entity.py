@@ -91,7 +91,7 @@ class Entity(StrictModel):
 
     @cached_property
     def has_fixed_key(self) -> bool:
-        """Whether a row has one key in the target as long as it exists: a new id, or a key of the source's key alone."""
+        """Whether a row keeps its key in the target: it has a new id, or a key made of the source's key alone."""
         if self.new_id is not None:
             return True
         if any(name in self.references for part in self.key_parts for name in self.list_sources(part)):

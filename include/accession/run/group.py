@@ -1,6 +1,6 @@
 """Survey the rows of a group, whose entities are staged together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from accession.items import ItemKey, Reject, RowKey
 from accession.progress import Progress
@@ -9,7 +9,7 @@ from accession.run.survey import Survey, Surveyed
 from accession.run.table_keys import TableKeys
 
 
-def survey_rows(survey: Survey, members: list[SourceRows], tables: Sequence[TableKeys]) -> None:
+def survey_rows(survey: Survey, members: list[SourceRows], tables: Collection[TableKeys]) -> None:
     """Find the keys and the rejects of all rows of a group."""
     for rows in members:
         survey.create_map(rows.entity.name, rows.query.find_key_affinities())
@@ -40,7 +40,7 @@ def _survey(rows: SourceRows, unknown: frozenset[str]) -> Iterator[Surveyed]:
     progress.finish()
 
 
-def spread_rejects(survey: Survey, members: list[SourceRows], tables: Sequence[TableKeys]) -> None:
+def spread_rejects(survey: Survey, members: list[SourceRows], tables: Collection[TableKeys]) -> None:
     """Reject the rows of a group that refer to rejected ones, or that have the key of an item which a rejected row
     keeps, and so on."""
     sharing = [keys.members for keys in tables if keys.can_collide]

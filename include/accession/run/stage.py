@@ -117,8 +117,7 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
         inputs = {member: fetch_inputs(run, member, folder, id_maps) for member in group}
         members = [files.enter_context(SourceRows(inputs[member], member, survey)) for member in group]
         keys = open_keys(survey, members, files)
-        tables = tuple(keys.values())
-        survey_rows(survey, members, tables)
+        survey_rows(survey, members, keys.values())
         while True:
             with ExitStack() as attempt:
                 stagers = [attempt.enter_context(_Stager(run, rows, folder, keys[rows.table.name])) for rows in members]
@@ -130,7 +129,7 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
             # Their items are larger than the survey could know. Each turn rejects at least one row more.
             for member, old_keys in late.items():
                 survey.reject(member, old_keys)
-            spread_rejects(survey, members, tables)
+            spread_rejects(survey, members, keys.values())
 
 
 class _Stager:

@@ -34,8 +34,8 @@ CREATE INDEX rejects_{number}_key ON rejects_{number} (old_key);
 CREATE TABLE collisions_{number} (old_key NOT NULL PRIMARY KEY, reason TEXT NOT NULL);
 """
 # `removed` are rows that cannot be migrated and have no item. `links` are the references between rows of the group. A
-# rejected row that has an item (`is_held`) keeps it, so its children are valid; but the key of that item, which is noted
-# in `kept`, is free for no other row.
+# rejected row that has an item (`is_held`) keeps it, so its children are valid. `kept` has the keys of such items that
+# other rows may have.
 SHARED = """
 CREATE TABLE removed (member INTEGER, old_key, PRIMARY KEY (member, old_key)) WITHOUT ROWID;
 CREATE TABLE links (member INTEGER, old_key, is_held INTEGER, parent INTEGER, parent_key);
