@@ -107,7 +107,7 @@ A table that keeps its keys, and a junction whose items are found by both of its
 
 - **A key** with `new_id` takes a UUID made of the entity and the row's key. `keep` and `{column: c}` take the column's
   value: a number if the source declares the column as an integer, else text, unless an attribute of that name gives the
-  type. Other texts are templates.
+  type. Other texts are templates. If a key has a `new_id` and another part, and that part changes, so does the new id.
 - **A template** has `{column}` for the value as SQLite holds it, an integer or text; `{column:010}` for a whole number
   filled up to ten digits; `{@attribute}` for the converted value of an attribute; `{{` and `}}` for braces. A row is
   rejected if a part of its key is NULL, a real number or a BLOB. In a `value`, a NULL part leaves the attribute out.

@@ -35,7 +35,8 @@ UNION ALL SELECT new_id, 'has no line in the change set' FROM id_map m LEFT JOIN
     WHERE key IS NULL AND (m.written OR m.state IN ('kept_conflict', 'held_reject'))
 UNION ALL SELECT h.new_id, 'is not that of the head' FROM head.id_map h LEFT JOIN main.id_map m USING (new_id)
     WHERE (m.old_key, m.generation, m.first_seen) IS NOT (h.old_key, h.generation, h.first_seen) AND h.state != ?1
-    AND (m.old_key ISNULL OR m.old_key IS h.old_key OR ?1 = '')"""  # another row may take over a key that is kept
+    AND (?1 = '' OR m.old_key ISNULL OR m.old_key IS h.old_key
+        AND (h.state, m.generation > h.generation) != ('kept_delete', 1))"""  # a row may take over a key that is kept
 TOTALS = """SELECT (SELECT count(*) FROM main.rejects), count(*) FILTER (WHERE state IN ('live', 'kept_conflict')),
     count(*) FILTER (WHERE state IN ('kept_conflict', 'kept_delete')) FROM main.id_map"""
 

@@ -490,7 +490,9 @@ class Auditor:
         for new_id, before in head.items():
             if kept and before.state == "tombstone":
                 continue
-            need(own[new_id][:3] == before[:3] or (kept and own[new_id].old_key != before.old_key))
+            now = own[new_id]
+            goes_back = before.state == "kept_delete" and now.generation > before.generation
+            need(now[:3] == before[:3] or (kept and (now.old_key != before.old_key or goes_back)))
         for new_id, entry in own.items():
             need(belongs(entry, by_key.get(new_id)))
             made = str(uuid.uuid5(namespace, f"{entity}/{entry.old_key}/{entry.generation}"))

@@ -89,6 +89,16 @@ class Entity(StrictModel):
                 alone.add(columns[0].lower())
         return self.new_id is not None or alone >= {column.lower() for column in self.source.keys}
 
+    @cached_property
+    def has_fixed_key(self) -> bool:
+        """Whether a row keeps its key in the target: it has a new id, or a key made of the source's key alone."""
+        if self.new_id is not None:
+            return True
+        if any(name in self.references for part in self.key_parts for name in self.list_sources(part)):
+            return False  # the parent may get another key
+        columns = {column.lower() for part in self.key_parts for column in self.list_key_columns(part)}
+        return columns <= {column.lower() for column in self.source.keys}
+
     def list_key_columns(self, part: KeyPart) -> tuple[str, ...]:
         """Return the source columns that a part of the item's key is made of; none for a new id."""
         if part.is_new_id:

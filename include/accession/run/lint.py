@@ -167,7 +167,8 @@ def _count_rejects(mapping: Mapping, backup: Path, folder: Path) -> dict[str, Ta
             table = mapping.entities[name].target.table
             inputs = Inputs(mapping, backup, table, namespace, ANY_TIME)
             members.append(files.enter_context(SourceRows(inputs, name, survey)))
-        survey_rows(survey, members, open_keys(survey, members, files).values())
+        tables = open_keys(survey, members, files).values()
+        survey_rows(survey, members, tables)
         while True:
             tallies = {rows.entity.name: Tally(rows.count) for rows in members}
             late = {rows.entity.name: list(_tally(rows, tallies[rows.entity.name], survey)) for rows in members}
@@ -175,7 +176,7 @@ def _count_rejects(mapping: Mapping, backup: Path, folder: Path) -> dict[str, Ta
                 return tallies
             for name, old_keys in late.items():
                 survey.reject(name, old_keys)
-            spread_rejects(survey, members)
+            spread_rejects(survey, members, tables)
 
 
 def _tally(rows: SourceRows, tally: Tally, survey: Survey) -> Iterator[RowKey]:

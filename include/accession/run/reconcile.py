@@ -59,7 +59,7 @@ class Pending(NamedTuple):
 class Reconciler:
     """Decide about the rows of one entity. `close` must be called last: it decides the pending changes.
 
-    `keys` are those of its table, if one row can take over the key of another.
+    `keys` are those of its table.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Reconciler:
         parts: PartWriter,
         attributes: set[str],
         table: Table,
-        keys: TableKeys | None = None,
+        keys: TableKeys,
     ) -> None:
         self.builder, self.dynamodb, self.id_map, self.parts = builder, run.dynamodb, id_map, parts
         self.table, self.keys = table, keys
@@ -99,7 +99,7 @@ class Reconciler:
             return
         if type(match) is Replaced:
             self.add_gone(entry.old_key, match.recorded, 0)
-        former = self.keys.find_former(entry.new_id) if self.keys is not None else None
+        former = self.keys.find_former(entry.new_id)
         if former is not None or self.reads_target:
             takes_over = former is not None
             self._add_pending(Pending(entry.old_key, entry.new_id, entry, former, prepared, takes_over))
@@ -119,7 +119,7 @@ class Reconciler:
 
     def add_gone(self, old_key: Any, recorded: Recorded, latest: int) -> None:
         """Decide about an item of a row that is gone or became another thing. We delete only items that we wrote."""
-        if self.keys is not None and (taker := self.keys.find_taker(recorded.new_id)):
+        if taker := self.keys.find_taker(recorded.new_id):
             if taker != self.builder.entity.name:  # one map has one entry for a key
                 self._add(keep_entry(old_key, recorded, "tombstone", latest))
             return

@@ -27,7 +27,7 @@ from accession.items import (
     show_key,
 )
 from accession.run.inputs import Inputs
-from accession.run.match import Match, Recorded, Same, match_kept, match_recorded
+from accession.run.match import Match, Recorded, Replaced, Same, match_kept, match_recorded
 from accession.run.relation import find_affinities, make_relations
 from accession.run.staging_query import MapNames, StagingQuery
 from accession.run.survey import Link, Survey
@@ -190,9 +190,14 @@ class SourceRows:
             key = self.builder.find_key(converted, old_key, 0)
             return match_kept(recorded, key), key
         match = match_recorded(recorded, converted.identity, shares_identity=self.shares_identity)
-        if type(match) is Same:
+        if type(match) is Same and len(self.entity.key_parts) == 1:
             return match, match.recorded.new_id
-        return match, self.builder.find_key(converted, old_key, match.generation)
+        key = self.builder.find_key(converted, old_key, match.generation)
+        if type(match) is Same and key != match.recorded.new_id:
+            # The other part of the key changed. An id is never given twice, so the row gets a new one with it.
+            match = Replaced(match.recorded)
+            key = self.builder.find_key(converted, old_key, match.generation)
+        return match, key
 
     def explain(self, row: Row, reject: Reject) -> Reject:
         """Return a reject with its reason in full. If the parent of an orphan was rejected, the reason says so, unless

@@ -102,7 +102,7 @@ def _repeat_head(head: RunFolder, name: str) -> StagedEntity:
 def _stage_alone(run: RunContext, name: str, id_maps: Mapping[str, str], folder: Path) -> list[StagedEntity]:
     """Stage an entity whose parents are all staged. Its parts are uploaded as they are written."""
     inputs = fetch_inputs(run, name, folder, id_maps)
-    with SourceRows(inputs, name) as rows, _Stager(run, rows, folder) as stager:
+    with SourceRows(inputs, name) as rows, TableKeys(None, [rows]) as keys, _Stager(run, rows, folder, keys) as stager:
         stager.stage()
         return [stager.publish()]
 
@@ -129,7 +129,7 @@ def _stage_group(run: RunContext, name: str, id_maps: Mapping[str, str], folder:
             # Their items are larger than the survey could know. Each turn rejects at least one row more.
             for member, old_keys in late.items():
                 survey.reject(member, old_keys)
-            spread_rejects(survey, members)
+            spread_rejects(survey, members, keys.values())
 
 
 class _Stager:
@@ -138,7 +138,7 @@ class _Stager:
     In a group, `late` has the keys of rows that the survey took for valid and that were rejected.
     """
 
-    def __init__(self, run: RunContext, rows: SourceRows, folder: Path, keys: TableKeys | None = None) -> None:
+    def __init__(self, run: RunContext, rows: SourceRows, folder: Path, keys: TableKeys) -> None:
         self.rows, self.run, self.name, self.folder = rows, run, rows.entity.name, folder
         self.survey = rows.survey
         self.started = self.run.host.timestamp()

@@ -34,12 +34,14 @@ CREATE INDEX rejects_{number}_key ON rejects_{number} (old_key);
 CREATE TABLE collisions_{number} (old_key NOT NULL PRIMARY KEY, reason TEXT NOT NULL);
 """
 # `removed` are rows that cannot be migrated and have no item. `links` are the references between rows of the group. A
-# rejected row that has an item (`is_held`) keeps it, so its children are valid.
+# rejected row that has an item (`is_held`) keeps it, so its children are valid. `kept` has the keys of such items that
+# other rows may have.
 SHARED = """
 CREATE TABLE removed (member INTEGER, old_key, PRIMARY KEY (member, old_key)) WITHOUT ROWID;
 CREATE TABLE links (member INTEGER, old_key, is_held INTEGER, parent INTEGER, parent_key);
 CREATE INDEX links_parent ON links (parent, parent_key);
 CREATE TABLE claims (new_id TEXT, is_there INTEGER, member INTEGER, old_key);
+CREATE TABLE kept (member INTEGER, old_key, new_id TEXT);
 """
 SPREAD = """
 WITH RECURSIVE gone (member, old_key) AS (
@@ -83,6 +85,7 @@ class Survey:
         self.members = {name: number for number, name in enumerate(masks)}
         self._names = tuple(masks)
         self._collided: set[str] = set()
+        self.moved: set[str] = set()  # members of which a rejected row keeps another key than was found for it
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute(f'PRAGMA encoding = "{encoding}"')
         # Others read what was written while more is written, and nothing of it is needed after a crash.
@@ -150,19 +153,37 @@ class Survey:
         with self._transaction():
             for key, rows in groupby(claims, key=itemgetter(0)):
                 self._reject_claims(key, ((member, old_key, is_there) for _, is_there, member, old_key in rows))
+            self._db.execute("DELETE FROM claims")
 
     def _reject_claims(self, key: str, claims: Iterator[tuple[int, RowKey, int]]) -> None:
         first, second = islice(claims, 2)
         for number, old_key, is_there in chain((first, second), claims):
             if is_there:
                 continue
-            other, other_key, _ = second if (number, old_key) == first[:2] else first
-            own, others = (self._masks[self._names[one]] for one in (number, other))
-            mask = own if own.secret else others  # the key of one tells that of the other
-            reason = f"its key {mask.show(key)} is also that of {self._names[other]} {mask.show(other_key)}"
-            self._db.execute(f"INSERT INTO collisions_{number} VALUES (?,?)", (old_key, reason))
-            self._collided.add(self._names[number])
-            self._remove(number, [old_key])
+            other = second if (number, old_key) == first[:2] else first
+            self._reject_taker(number, old_key, key, other[:2])
+
+    def _reject_taker(self, number: int, old_key: RowKey, key: str, other: tuple[int, RowKey]) -> None:
+        """Reject a row whose key is also that of another one."""
+        own, others = (self._masks[self._names[one]] for one in (number, other[0]))
+        mask = own if own.secret else others  # the key of one tells that of the other
+        reason = f"its key {mask.show(key)} is also that of {self._names[other[0]]} {mask.show(other[1])}"
+        self._db.execute(f"INSERT OR IGNORE INTO collisions_{number} VALUES (?,?)", (old_key, reason))
+        self._collided.add(self._names[number])
+        self._remove(number, [old_key])
+
+    def reject_takers(self, tables: Iterable[Sequence[str]]) -> None:
+        """Reject the rows that have the key of an item which a rejected row keeps. `tables` are the members that share
+        one."""
+        mates = {self.members[name]: [self.members[mate] for mate in names] for names in tables for name in names}
+        with self._transaction():
+            while kept := self._db.execute("SELECT * FROM kept").fetchall():
+                self._db.execute("DELETE FROM kept")
+                for number, old_key, key in kept:
+                    for mate in mates.get(number, ()):
+                        query = f"SELECT old_key FROM map_{mate} WHERE new_id = ? AND state = 'live'"
+                        for (taker,) in self._db.execute(query, (key,)).fetchall():
+                            self._reject_taker(mate, taker, key, (number, old_key))
 
     def find_collision(self, member: str, old_key: RowKey) -> str | None:
         """Return why the key of a row collides; None if it does not."""
@@ -180,14 +201,32 @@ class Survey:
     def _remove(self, number: int, old_keys: Iterable[RowKey]) -> None:
         """Reject rows. Those that have an item in the target keep it, and their children can refer to it."""
         for old_key in old_keys:
-            query = f"UPDATE map_{number} SET state = 'held_reject', new_id = held WHERE old_key = ? AND held NOT NULL"
-            if not self._db.execute(query, (old_key,)).rowcount:
+            query = f"SELECT held, new_id FROM map_{number} WHERE old_key = ?"
+            held, new_id = self._db.execute(query, (old_key,)).fetchone() or (None, None)
+            if held is None:
                 self._db.execute("INSERT OR IGNORE INTO removed VALUES (?,?)", (number, old_key))
+                continue
+            update = f"UPDATE map_{number} SET state = 'held_reject', new_id = held WHERE old_key = ?"
+            self._db.execute(update, (old_key,))
+            if held != new_id:
+                self._db.execute("INSERT INTO kept VALUES (?,?,?)", (number, old_key, held))
+                self.moved.add(self._names[number])
 
     @property
     def has_removed(self) -> bool:
         """Tell whether any row was rejected whose children are to be rejected, too."""
         return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM removed)").fetchone()[0])
+
+    @property
+    def has_kept(self) -> bool:
+        """Tell whether any row was rejected that keeps an item whose key another row may have."""
+        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM kept)").fetchone()[0])
+
+    def correct(self, member: str, keys: Iterable[tuple[RowKey, ItemKey]]) -> bool:
+        """Correct the keys of valid rows of a member. Return whether any of them was wrong."""
+        query = f"UPDATE map_{self.members[member]} SET new_id = ?2 WHERE old_key = ?1 AND new_id != ?2"
+        with self._transaction():
+            return self._db.executemany(query, keys).rowcount > 0
 
     def add_links(self, member: str, parent: str, links: Iterable[Link]) -> None:
         """Add the references of a member's valid rows to an entity of the group."""

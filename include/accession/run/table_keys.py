@@ -14,12 +14,18 @@ FIELDS = ", ".join(Recorded._fields)
 
 
 class TableKeys:
-    """The keys of the table that these entities of a group share. Files are open until the `with` block ends."""
+    """The keys of the table that these entities of a group share. Files are open until the `with` block ends.
 
-    def __init__(self, survey: Survey, members: Sequence[SourceRows]) -> None:
+    Without a survey there is one entity, and no two of its rows can have one key: a row can only go back to a key that
+    it had before, and whose item was kept.
+    """
+
+    def __init__(self, survey: Survey | None, members: Sequence[SourceRows]) -> None:
         self._survey = survey
         self.members = tuple(rows.entity.name for rows in members)
         self.can_collide = len(members) > 1 or not all(rows.entity.has_unique_key for rows in members)
+        self._can_take = self.can_collide or not all(rows.entity.has_fixed_key for rows in members)
+        self._taken: set[ItemKey] = set()  # without a survey
         with ExitStack() as opening:
             self._heads = [opening.enter_context(closing(open_id_map(rows.head))) for rows in members if rows.head]
             self._files = opening.pop_all()
@@ -35,16 +41,24 @@ class TableKeys:
 
         The survey rejects every row whose key another one still has, so the former row has given it up.
         """
-        if not self.can_collide:
+        if not self._can_take:
             return None
         query = f"SELECT {FIELDS} FROM id_map WHERE new_id = ? AND state != 'tombstone'"
         found = (head.execute(query, (key,)).fetchone() for head in self._heads)
-        return next((Recorded(*record) for record in found if record is not None), None)
+        former = next((Recorded(*record) for record in found if record is not None), None)
+        if former is not None and self._survey is None:
+            self._taken.add(key)
+        return former
 
     def find_taker(self, key: ItemKey) -> str | None:
-        """Return the entity of the row that has a key in this run; None if there is none."""
-        if not self.can_collide:
+        """Return the entity of the row that has a key in this run; None if there is none.
+
+        Without a survey this is known when all rows are staged.
+        """
+        if not self._can_take:
             return None
+        if self._survey is None:
+            return self.members[0] if key in self._taken else None
         return next((member for member in self.members if self._survey.has_key(member, key)), None)
 
 
