@@ -110,7 +110,22 @@ def test_a_table_whose_rows_nothing_identifies_is_left_out(tmp_path: Path) -> No
                               "CREATE TABLE c (k BLOB PRIMARY KEY) WITHOUT ROWID;"
                               "INSERT INTO c VALUES (X'00')")  # fmt: skip
     assert list(drafted.mapping.entities) == ["a"]
-    assert drafted.draft.left_out_sentences == ["Left out, as one whose rows nothing identifies: b, c."]
+    assert drafted.draft.left_out_sentences == [
+        "Left out, as one whose rows nothing identifies: b.",
+        "Left out, as one whose rows nothing identifies (k is neither an integer nor text in every row): c.",
+    ]
+    assert compare_schema(tmp_path / "shop.db", drafted.mapping) == []
+
+
+@pytest.mark.parametrize("new_ids", [False, True])
+def test_names_that_differ_by_little_more_than_signs_are_a_table_each(tmp_path: Path, new_ids: bool) -> None:
+    names = ("order_2", "order2", "order_22", "Order 2")
+    statements = "".join(f'CREATE TABLE "{one}" (id INTEGER PRIMARY KEY); INSERT INTO "{one}" VALUES (1);' for one in names)
+    mapping = draft(tmp_path, statements, new_ids=new_ids).mapping
+    targets = [entity.target.table.removesuffix("-{environment}") for entity in mapping.entities.values()]
+    assert targets == ["Shop-Order2", "Shop-Order22", "Shop-Order222", "Shop-Order223"]
+    tallies = lint_mapping(mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert [(tally.rows, tally.rejected) for tally in tallies] == [(1, 0)] * 4
 
 
 REFERENCES = """
