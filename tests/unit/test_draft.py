@@ -99,6 +99,13 @@ def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_pa
     assert (tally.rows, tally.rejected) == (3, 0)
 
 
+@pytest.mark.parametrize(("declared", "value"), [("BOOLEAN", 1), ("TIMESTAMP", 1_700_000_000)])
+def test_integers_are_kept_as_numbers_whatever_they_are_declared_as(tmp_path: Path, declared: str, value: int) -> None:
+    drafted = draft(tmp_path, f"CREATE TABLE t (a {declared}, b TEXT, PRIMARY KEY (b, a));"
+                              f"INSERT INTO t VALUES ({value}, 'x')")  # fmt: skip
+    assert drafted.type_of("t", "a") == "number"
+
+
 def test_the_separator_of_a_sort_key_is_in_no_value(tmp_path: Path) -> None:
     drafted = draft(tmp_path, "CREATE TABLE t (a, b TEXT, c TEXT, PRIMARY KEY (a, b, c));"
                               "INSERT INTO t VALUES (1, 'x#', 'y'), (1, 'x', '#y|')")  # fmt: skip
@@ -298,6 +305,17 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
         assert drafted.has_question(start), start
     assert len(drafted.draft.questions) == 9
     assert [name for name, entity in drafted.mapping.entities.items() if entity.secret] == ["session"]
+
+
+def test_a_list_is_asked_about_where_commas_are_common_and_values_are_many(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, """
+        CREATE TABLE code (code TEXT PRIMARY KEY);
+        CREATE TABLE book (id INTEGER PRIMARY KEY, title TEXT, tags TEXT, isbn TEXT UNIQUE, code TEXT REFERENCES code);
+        INSERT INTO code VALUES ('a,b');
+        INSERT INTO book VALUES (1, 'Emma', 'old,new', '1,1', 'a,b'), (2, 'Me, You', 'old', '1,2', 'a,b'),
+            (3, 'Dune', '', '1,3', 'a,b'), (4, 'Ulysses', 'new', '1,4', NULL), (5, 'Momo', NULL, '1,5', 'a,b');
+    """)  # fmt: skip
+    assert [question.partition(":")[0] for question in drafted.draft.questions] == ["book.tags"]
 
 
 def test_a_key_that_is_made_of_a_secret_is_masked_too(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def replace_key(table: TableSchema, entity: str, columns: tuple[str, ...], passe
 
 def find_key_type(values: Values) -> str:
     """Return the type of a column as a kept key."""
-    return NUMBER if values.choice.name == NUMBER and values.kinds <= {int} else STRING
+    is_number = values.kinds == {int} and values.choice.name != STRING  # a time or a flag, too
+    return NUMBER if is_number or (values.choice.name == NUMBER and values.kinds <= {int}) else STRING
 
 
 def _make_parts(
