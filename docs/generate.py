@@ -78,7 +78,8 @@ is, and edits are yours.
 - **Columns that are named like secrets** or personal data are `sensitive`, and an entity whose key is one is `secret`.
 - **Comments that begin with `Decide`** are for a person: a table without a key, a key that looks like a secret, a
   column that looks like a reference, a text that looks like a list or like JSON, rows that refer to nothing.
-- **Left out** are views, virtual tables with the tables that they keep their content in, and what SQLite cannot read.
+- **Left out** are views, virtual tables with the tables that they keep their content in, what SQLite cannot read, and
+  tables that have neither a rowid nor a key that a row of theirs could be found by. The file says why.
 - **`NEW_IDS=1`** gives new ids to integer keys, as the home library has them. An undeclared reference would then keep
   the old id, so each column that looks like one is asked about.
 

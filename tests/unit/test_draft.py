@@ -174,6 +174,7 @@ def test_a_reference_to_a_half_known_parent_loses_no_value(tmp_path: Path) -> No
     drafted = draft(tmp_path, REFERENCES + "INSERT INTO note VALUES (1, NULL, NULL, 5)")
     assert drafted["note"].attributes["project"].parent == "task"
     assert drafted["note"].attributes["nr"].type == "number"
+    assert "# A part of the foreign key to task, drafted as a plain value: a row has a value in" in drafted.draft.text
 
 
 def test_rows_that_refer_to_nothing_are_asked_about_unless_all_do(tmp_path: Path) -> None:
