@@ -127,7 +127,9 @@ def test_a_table_whose_rows_nothing_identifies_is_left_out(tmp_path: Path) -> No
 @pytest.mark.parametrize("new_ids", [False, True])
 def test_names_that_differ_by_little_more_than_signs_are_a_table_each(tmp_path: Path, new_ids: bool) -> None:
     names = ("order_2", "order2", "order_22", "Order 2")
-    statements = "".join(f'CREATE TABLE "{one}" (id INTEGER PRIMARY KEY); INSERT INTO "{one}" VALUES (1);' for one in names)
+    statements = "".join(
+        f'CREATE TABLE "{one}" (id INTEGER PRIMARY KEY); INSERT INTO "{one}" VALUES (1);' for one in names
+    )
     mapping = draft(tmp_path, statements, new_ids=new_ids).mapping
     targets = [entity.target.table.removesuffix("-{environment}") for entity in mapping.entities.values()]
     assert targets == ["Shop-Order2", "Shop-Order22", "Shop-Order222", "Shop-Order223"]
