@@ -131,6 +131,7 @@ A table that keeps its keys, and a junction whose items are found by both of its
   collation of its unique index. Where case is ignored, `abc` finds `ABC`, and the item holds the parent's spelling.
 - **A collation that only the application has,** such as Anki's `unicase`, is not known here. Tables whose schema names
   it are compared byte by byte, its indexes are not checked, and the report says so. A `where` that needs it is refused.
+  Indexes that need a function of the application are not checked either, and the log says so.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
 - **A secret key** stays out of logs, XComs, plans, rejects, reports and pages if its entity has `secret: true`. They
   show ••• and a digest, by which [the row is found](operations.md#refused). References to it are masked as well, and a
