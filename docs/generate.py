@@ -78,7 +78,8 @@ is, and edits are yours.
 - **Columns that are named like secrets** or personal data are `sensitive`, and an entity whose key is one is `secret`.
 - **Comments that begin with `Decide`** are for a person: a table without a key, a key that looks like a secret, a
   column that looks like a reference, a text that looks like a list or like JSON, rows that refer to nothing.
-- **Left out** are views, virtual tables with the tables that they keep their content in, and what SQLite cannot read.
+- **Left out** are views, virtual tables with the tables that they keep their content in, what SQLite cannot read, and
+  tables that have neither a rowid nor a key that a row of theirs could be found by. The file says why.
 - **`NEW_IDS=1`** gives new ids to integer keys, as the home library has them. An undeclared reference would then keep
   the old id, so each column that looks like one is asked about.
 
@@ -130,6 +131,7 @@ A table that keeps its keys, and a junction whose items are found by both of its
   collation of its unique index. Where case is ignored, `abc` finds `ABC`, and the item holds the parent's spelling.
 - **A collation that only the application has,** such as Anki's `unicase`, is not known here. Tables whose schema names
   it are compared byte by byte, its indexes are not checked, and the report says so. A `where` that needs it is refused.
+  Indexes that need a function of the application are not checked either, and the log says so.
 - **NULL in a reference** is a reject. With `optional: true` it is a DynamoDB NULL, and left out of index keys.
 - **A secret key** stays out of logs, XComs, plans, rejects, reports and pages if its entity has `secret: true`. They
   show ••• and a digest, by which [the row is found](operations.md#refused). References to it are masked as well, and a

@@ -55,6 +55,25 @@ def test_a_null_that_is_none_is_no_damage(tmp_path: Path) -> None:
         take_snapshot(tmp_path / "a.db", tmp_path / "copy.db")
 
 
+def test_indexes_that_need_a_function_of_the_application_are_not_checked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:
+        db.create_function("fold", 1, str.casefold, deterministic=True)
+        db.executescript("""
+            CREATE TABLE t (id INTEGER PRIMARY KEY, x TEXT, y AS (fold(x)) UNIQUE); CREATE INDEX i ON t (fold(x));
+            CREATE TABLE u (id INTEGER PRIMARY KEY, x TEXT); CREATE INDEX j ON u (x) WHERE x > '';
+            INSERT INTO t (x) VALUES ('A'); INSERT INTO u (x) VALUES ('A'), ('');
+        """)
+    assert take_snapshot(tmp_path / "a.db", tmp_path / "copy.db").rows == {"t": 1, "u": 2}
+    assert "The indexes of t cannot be checked" in caplog.text
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:
+        db.executescript("PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE INDEX j ON u (x)' "
+                         "WHERE name = 'j'")  # fmt: skip
+    with pytest.raises(SourceError, match=r"is damaged \(integrity_check: .* index j\)"):
+        take_snapshot(tmp_path / "a.db", tmp_path / "copy.db")
+
+
 def test_foreign_keys_that_need_the_collation_are_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(tmp_path / "a.db")) as db, db:
         db.create_collation("mine", lambda one, other: (one > other) - (one < other))

@@ -99,6 +99,13 @@ def test_texts_in_an_integer_key_are_staged_with_those_that_refer_to_them(tmp_pa
     assert (tally.rows, tally.rejected) == (3, 0)
 
 
+@pytest.mark.parametrize(("declared", "value"), [("BOOLEAN", 1), ("TIMESTAMP", 1_700_000_000)])
+def test_integers_are_kept_as_numbers_whatever_they_are_declared_as(tmp_path: Path, declared: str, value: int) -> None:
+    drafted = draft(tmp_path, f"CREATE TABLE t (a {declared}, b TEXT, PRIMARY KEY (b, a));"
+                              f"INSERT INTO t VALUES ({value}, 'x')")  # fmt: skip
+    assert drafted.type_of("t", "a") == "number"
+
+
 def test_the_separator_of_a_sort_key_is_in_no_value(tmp_path: Path) -> None:
     drafted = draft(tmp_path, "CREATE TABLE t (a, b TEXT, c TEXT, PRIMARY KEY (a, b, c));"
                               "INSERT INTO t VALUES (1, 'x#', 'y'), (1, 'x', '#y|')")  # fmt: skip
@@ -110,7 +117,24 @@ def test_a_table_whose_rows_nothing_identifies_is_left_out(tmp_path: Path) -> No
                               "CREATE TABLE c (k BLOB PRIMARY KEY) WITHOUT ROWID;"
                               "INSERT INTO c VALUES (X'00')")  # fmt: skip
     assert list(drafted.mapping.entities) == ["a"]
-    assert drafted.draft.left_out_sentences == ["Left out, as one whose rows nothing identifies: b, c."]
+    assert drafted.draft.left_out_sentences == [
+        "Left out, as one whose rows nothing identifies: b.",
+        "Left out, as one whose rows nothing identifies (k is neither an integer nor text in every row): c.",
+    ]
+    assert compare_schema(tmp_path / "shop.db", drafted.mapping) == []
+
+
+@pytest.mark.parametrize("new_ids", [False, True])
+def test_names_that_differ_by_little_more_than_signs_are_a_table_each(tmp_path: Path, new_ids: bool) -> None:
+    names = ("order_2", "order2", "order_22", "Order 2")
+    statements = "".join(
+        f'CREATE TABLE "{one}" (id INTEGER PRIMARY KEY); INSERT INTO "{one}" VALUES (1);' for one in names
+    )
+    mapping = draft(tmp_path, statements, new_ids=new_ids).mapping
+    targets = [entity.target.table.removesuffix("-{environment}") for entity in mapping.entities.values()]
+    assert targets == ["Shop-Order2", "Shop-Order22", "Shop-Order222", "Shop-Order223"]
+    tallies = lint_mapping(mapping, tmp_path / "shop.db", tmp_path).tallies.values()
+    assert [(tally.rows, tally.rejected) for tally in tallies] == [(1, 0)] * 4
 
 
 REFERENCES = """
@@ -152,6 +176,7 @@ def test_a_reference_to_a_half_known_parent_loses_no_value(tmp_path: Path) -> No
     drafted = draft(tmp_path, REFERENCES + "INSERT INTO note VALUES (1, NULL, NULL, 5)")
     assert drafted["note"].attributes["project"].parent == "task"
     assert drafted["note"].attributes["nr"].type == "number"
+    assert "# A part of the foreign key to task, drafted as a plain value: a row has a value in" in drafted.draft.text
 
 
 def test_rows_that_refer_to_nothing_are_asked_about_unless_all_do(tmp_path: Path) -> None:
@@ -283,6 +308,17 @@ def test_what_only_a_person_can_decide_is_asked(tmp_path: Path) -> None:
         assert drafted.has_question(start), start
     assert len(drafted.draft.questions) == 9
     assert [name for name, entity in drafted.mapping.entities.items() if entity.secret] == ["session"]
+
+
+def test_a_list_is_asked_about_where_commas_are_common_and_values_are_many(tmp_path: Path) -> None:
+    drafted = draft(tmp_path, """
+        CREATE TABLE code (code TEXT PRIMARY KEY);
+        CREATE TABLE book (id INTEGER PRIMARY KEY, title TEXT, tags TEXT, isbn TEXT UNIQUE, code TEXT REFERENCES code);
+        INSERT INTO code VALUES ('a,b');
+        INSERT INTO book VALUES (1, 'Emma', 'old,new', '1,1', 'a,b'), (2, 'Me, You', 'old', '1,2', 'a,b'),
+            (3, 'Dune', '', '1,3', 'a,b'), (4, 'Ulysses', 'new', '1,4', NULL), (5, 'Momo', NULL, '1,5', 'a,b');
+    """)  # fmt: skip
+    assert [question.partition(":")[0] for question in drafted.draft.questions] == ["book.tags"]
 
 
 def test_a_key_that_is_made_of_a_secret_is_masked_too(tmp_path: Path) -> None:

@@ -149,6 +149,22 @@ def test_limits_of_index_keys_and_repeated_keys_are_rejects(source: Path, capsys
     assert "(artist has 3,001 bytes; an index key of DynamoDB has at most 2,048)" in line
 
 
+def test_keys_may_collide_in_several_tables(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, *lines = lint(
+        source, capsys, ('Artists-{environment}", key: {id: keep}', 'Artists-{environment}", key: {id: "{name}"}'),
+        ('Albums-{environment}", key: {id: keep}', 'Albums-{environment}", key: {id: "{tracks}"}'),
+        edits="INSERT INTO artist (id, name) VALUES (4, 'Odetta'), (5, 'Nina');"
+              "INSERT INTO album VALUES (3, 2, ''), (4, 2, '')",
+    )  # fmt: skip
+    assert code == "0"
+    assert [line.partition("entities.")[2].partition("): ")[0] for line in lines] == [
+        "artist: 4 of 5 rows would be rejected (id: its key Nina is also that of artist 5",
+        "album: 2 of 4 rows would be rejected (id: its key [] is also that of album 4",
+        "album: 2 of 4 rows would be rejected (artist 1 refers to a artist that was rejected itself",
+        "",
+    ]
+
+
 def test_a_source_that_cannot_be_read_is_an_error(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.with_suffix(".yaml").write_text(MAPPING)
     with pytest.raises(SourceError, match="There is no file"):

@@ -1,12 +1,12 @@
 """Draft a mapping from a database: every table, with its keys as they are unless new ids are asked for."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accession.draft.entity import EntityDraft, draft_entity
-from accession.draft.keys import find_key, replace_key
+from accession.draft.keys import Keyless, find_key, replace_key
 from accession.draft.masking import mask_keys
 from accession.draft.names import name_entity, name_target, split_words
 from accession.draft.references import ReferenceFinder, Table
@@ -45,31 +45,41 @@ def draft_mapping(source: Path, name: str, *, new_ids: bool = False) -> Draft:
     with reading(source) as db:
         db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
         schema = read_schema(db)
-        tables = _find_keys(db, schema, new_ids=new_ids)
-        known = {table.schema.name for table in tables}
         left_out = dict(schema.left_out)
-        left_out |= {t.name: "one whose rows nothing identifies" for t in schema.tables if t.name not in known}
+        tables = _find_keys(db, schema, left_out, new_ids=new_ids)
         if not tables:
             raise SourceError(f"{source} has no table that can be migrated: name the file that the application writes.")
         finder = ReferenceFinder(db, replace(schema, left_out=left_out), tables)
         named = {tuple(split_words(table.schema.name)): table for table in tables}
         entities = mask_keys(
-            draft_entity(table, name_target(name, table.entity), finder, named, new_ids=new_ids) for table in tables
+            draft_entity(table, target, finder, named, new_ids=new_ids)
+            for table, target in zip(tables, _name_targets(name, tables), strict=True)
         )
     return Draft(write_text(name, source.name, entities, left_out), entities, left_out)
 
 
-def _find_keys(db: sqlite3.Connection, schema: Schema, *, new_ids: bool) -> list[Table]:
-    """Return the tables that have a key."""
+def _name_targets(mapping: str, tables: Iterable[Table]) -> list[str]:
+    """Return the names of the tables' DynamoDB tables."""
+    targets: list[str] = []
+    for table in tables:
+        targets.append(name_target(mapping, table.entity, targets))
+    return [f"{target}-{{environment}}" for target in targets]
+
+
+def _find_keys(db: sqlite3.Connection, schema: Schema, left_out: dict[str, str], *, new_ids: bool) -> list[Table]:
+    """Return the tables that have a key, and add the others to those that are left out."""
     tables: list[Table] = []
     entities: set[str] = set()
     for table in schema.tables:
         entity = name_entity(table.name, entities)
         values = read_values(db, table)
-        key = find_key(db, table, values, entity, new_ids=new_ids)
-        if key is not None:
-            entities.add(entity)
-            tables.append(Table(table, values, entity, key))
+        try:
+            key = find_key(db, table, values, entity, new_ids=new_ids)
+        except Keyless as keyless:
+            left_out[table.name] = str(keyless)
+            continue
+        entities.add(entity)
+        tables.append(Table(table, values, entity, key))
     return _spread_new_ids(tables) if new_ids else tables
 
 

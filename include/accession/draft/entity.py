@@ -130,9 +130,10 @@ class _Drafter:
             yield f"{DECIDE}a value is not Unicode, or beyond DynamoDB's numbers: its row will be rejected."
         if values.is_large:
             yield f"{DECIDE}a value has more than the 400 KB of an item: its row will be rejected."
+        is_one_value = name in self.references.found or self._is_own_id(name)
         if values.looks_like == "json":
             yield f"{DECIDE}every value is JSON: the type json stores it as nested values."
-        elif values.looks_like == "list":
+        elif values.looks_like == "list" and not is_one_value:
             yield f'{DECIDE}it looks like a list: the type string_set with separator: "," stores it as a set.'
         if values.choice.name == "timestamp" and int in values.kinds:
             unit = "milliseconds" if values.choice.options else "seconds"

@@ -33,12 +33,16 @@ class Key:
         return self.parts.get(column) == "keep"
 
 
+class Keyless(Exception):
+    """Nothing identifies the rows of a table. The message completes "left out, as …"."""
+
+
 def find_key(
     db: sqlite3.Connection, table: TableSchema, values: Mapping[str, Values], entity: str, *, new_ids: bool
-) -> Key | None:
+) -> Key:
     """Return the key of a table: its primary key, else its shortest unique key, else the rowid with a new id.
 
-    A key is passed over if a row of the source could not be found by it. Returns None if nothing identifies a row.
+    A key is passed over if a row of the source could not be found by it. Raises Keyless.
     """
     passed_over = ""
     for columns in table.unique_keys:
@@ -51,7 +55,7 @@ def find_key(
             return Key(columns, _make_parts(table, values, columns, separator, entity, new_ids=new_ids), passed_over)
         passed_over = passed_over or f"{', '.join(map(show_name, columns))} {fault}"
     if not table.has_rowid:
-        return None
+        raise Keyless("one whose rows nothing identifies" + (f" ({passed_over})" if passed_over else ""))
     return replace_key(table, entity, (), passed_over)
 
 
@@ -65,7 +69,8 @@ def replace_key(table: TableSchema, entity: str, columns: tuple[str, ...], passe
 
 def find_key_type(values: Values) -> str:
     """Return the type of a column as a kept key."""
-    return NUMBER if values.choice.name == NUMBER and values.kinds <= {int} else STRING
+    is_number = values.kinds == {int} and values.choice.name != STRING  # a time or a flag, too
+    return NUMBER if is_number or (values.choice.name == NUMBER and values.kinds <= {int}) else STRING
 
 
 def _make_parts(

@@ -28,9 +28,13 @@ def name_entity(table: str, taken: Container[str]) -> str:
     return make_unique(name if name[0].isalpha() else f"table_{name}", taken)
 
 
-def name_target(mapping: str, entity: str) -> str:
-    """Return the name of an entity's DynamoDB table."""
-    return f"{_join_capitals(mapping)[:MAX_WORDS]}-{_join_capitals(entity)}-{{environment}}"
+def name_target(mapping: str, entity: str, taken: Container[str]) -> str:
+    """Return the name of an entity's DynamoDB table, without the environment.
+
+    The letters and digits alone are unique, since they are the table's name in a template. So order_2 and order2, which
+    have the same, are told apart by a number.
+    """
+    return make_unique(f"{_join_capitals(mapping)[:MAX_WORDS]}-{_join_capitals(entity)}", taken, joint="")
 
 
 def name_index(attributes: tuple[str, ...], taken: Container[str]) -> str:
@@ -39,12 +43,12 @@ def name_index(attributes: tuple[str, ...], taken: Container[str]) -> str:
     return make_unique(f"{legal}-index", taken)
 
 
-def make_unique(name: str, taken: Container[str]) -> str:
-    """Return the name, with a number if it is taken."""
+def make_unique(name: str, taken: Container[str], joint: str = "_") -> str:
+    """Return the name, with a number behind `joint` if it is taken."""
     found, number = name, 1
     while found in taken:
         number += 1
-        found = f"{name}_{number}"
+        found = f"{name}{joint}{number}"
     return found
 
 

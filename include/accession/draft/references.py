@@ -105,14 +105,17 @@ class ReferenceFinder:
         else:
             raise Misfit("it names columns that are not the key of its items")
         settled: dict[str, Reference] = {}
-        misfit = Misfit("its columns belong to another foreign key, too")
+        misfits: dict[str, Misfit] = {}
         for name in (name for name in found if name not in references.found):
             try:
                 settled[name] = self._settle(table, name, found[name], parent)
-            except Misfit as one:
-                misfit = one
+            except Misfit as misfit:
+                misfits[name] = misfit
         if not settled:
-            raise misfit
+            raise next(reversed(misfits.values()), Misfit("its columns belong to another foreign key, too"))
+        for name, one in misfits.items():
+            whole = f"A part of the foreign key to {show_name(foreign_key.table)}, drafted as a plain value"
+            references.notes.setdefault(name, []).append(f"{whole}: {one}.")
         return settled
 
     def _find_parent(self, foreign_key: ForeignKey) -> Table:

@@ -27,6 +27,7 @@ SURE: Mapping[str, frozenset[type]] = {
 }
 # The least numbers that are taken for a time if the column is declared as one: in 1973, and that in milliseconds.
 EPOCHS = {"epoch_seconds": 10**8, "epoch_milliseconds": 10**11}
+LEAST_LISTS = 4  # one text in four has a comma if a column has lists; in prose and in names, fewer have
 LISTED = re.compile(r"[^,\n]{1,40}(,[^,\n]{1,40})+")
 
 
@@ -116,7 +117,7 @@ class _Trial:
         self.is_unicode = self.is_number = True
         self.bytes = 0
         self.likes = {"json", "list"} if column.affinity == "TEXT" else set()
-        self.has_text = self.has_comma = False
+        self.texts = self.lists = 0
 
     def add(self, values: Sequence[SqliteValue]) -> None:
         present = [value for value in values if value is not None]
@@ -156,19 +157,19 @@ class _Trial:
         encoded = texts if joined.isascii() else [text.encode(errors="surrogateescape") for text in texts]
         self.bytes = max(self.bytes, *map(len, encoded))
         texts = [text for text in texts if text]
-        self.has_text |= bool(texts)
+        self.texts += len(texts)
         if "json" in self.likes and not all(map(_is_document, texts)):
             self.likes.discard("json")
         if "list" in self.likes:
             lists = [text for text in texts if "," in text]
-            self.has_comma |= bool(lists)
+            self.lists += len(lists)
             if not all(map(LISTED.fullmatch, lists)):
                 self.likes.discard("list")
 
     def close(self, has_large: bool) -> Values:
         chosen = next(choice for choice, _ in self.choices if self.kinds or not choice.needs_value)
-        is_list = "list" in self.likes and self.has_comma
-        is_json = "json" in self.likes and self.has_text
+        is_list = "list" in self.likes and 0 < self.texts <= self.lists * LEAST_LISTS
+        is_json = "json" in self.likes and self.texts > 0
         looks_like = "json" if is_json else "list" if is_list else ""
         return Values(
             choice=chosen,

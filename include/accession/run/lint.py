@@ -21,7 +21,8 @@ from accession.run.table_keys import open_keys
 from accession.source import SourceConnection, check_key, explaining, list_columns, open_snapshot, quote, take_snapshot
 from accession.validation import explain_unknown
 
-VALUE = re.compile(r"'.*?'|•••\w*|\d[\d,.]*")  # in a reason, which is counted as one whatever the value is
+# The values in a reason, which is counted as one whatever they are. A key is shown without quotes.
+VALUE = re.compile(r"(?<=\bits key ).*|'.*?'|•••\w*|\d[\d,.]*", re.DOTALL)
 ANY_TIME = "2000-01-01T00:00:00+00:00"  # of a run
 
 

@@ -5,11 +5,14 @@ It does not know the order, hence nothing may rest on it: each use is noted in `
 whose schema names such a collation, in which everything then compares byte by byte.
 """
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 
 from accession.errors import SourceError
+
+log = logging.getLogger(__name__)
 
 MOST_FINDINGS = 2**31 - 1  # of a check, which ends at the first that is no false alarm
 KNOWN = {"binary", "nocase", "rtrim"}  # SQLite's own
@@ -62,10 +65,14 @@ class SourceConnection(sqlite3.Connection):
         """Return the first finding of `quick_check` or `integrity_check`, or None.
 
         An index that is ordered by a collation which only the application has is checked page by page, but not whether
-        it agrees with its table.
+        it agrees with its table. The same goes for the indexes of a table one of which needs a function of that kind.
         """
         if not self.unknown:
-            return next(self._run_check(check), None)
+            try:
+                return next(self._run_check(check), None)
+            except sqlite3.OperationalError as error:
+                if not _lacks_function(error):
+                    raise
         self.execute("PRAGMA ignore_check_constraints = ON")  # they may compare by what only the application has
         unordered = tuple(f"primary key order for {table}" for table in self.affected)
         found = (one for one in self._run_check("quick_check") if not one.lower().endswith(unordered))
@@ -73,9 +80,17 @@ class SourceConnection(sqlite3.Connection):
             return first
         self.execute("PRAGMA ignore_check_constraints = OFF")
         tables = [name for (name,) in self.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
-        query = "SELECT integrity_check FROM main.pragma_integrity_check(?)"
-        checks = (self.execute(query, (table,)) for table in tables if table.lower() not in self.affected)
-        return next(self._filter_findings(one for rows in checks for (one,) in rows), None)
+        checks = (self._check_table(table) for table in tables if table.lower() not in self.affected)
+        return next(self._filter_findings(one for rows in checks for one in rows), None)
+
+    def _check_table(self, table: str) -> Iterator[str]:
+        try:
+            for (found,) in self.execute("SELECT integrity_check FROM main.pragma_integrity_check(?)", (table,)):
+                yield found
+        except sqlite3.OperationalError as error:
+            if not _lacks_function(error):
+                raise
+            log.warning("The indexes of %s cannot be checked: %s, which only the application has", table, error)
 
     def _run_check(self, check: str) -> Iterator[str]:
         return self._filter_findings(found for (found,) in self.execute(f"PRAGMA {check}({MOST_FINDINGS})"))
@@ -102,6 +117,11 @@ class SourceConnection(sqlite3.Connection):
                 f"{where} compares by the collation {', '.join(sorted(self.compared))}, which only the application "
                 "has: write COLLATE BINARY or COLLATE NOCASE behind the column there, or leave the comparison out."
             )
+
+
+def _lacks_function(error: sqlite3.OperationalError) -> bool:
+    """Tell whether a check of an index needs a function that only the application has."""
+    return "function: " in str(error)  # "no such" or "unknown"
 
 
 def find_collations(sql: str) -> set[str]:
