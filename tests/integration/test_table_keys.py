@@ -164,17 +164,6 @@ def test_an_item_that_the_application_changed_is_not_taken_over_unasked(
     expect_accounts(third)
 
 
-def make_driver(library: Library, folder: Path, schema: str, entities: str) -> Driver:
-    """A run of another source and mapping, which may reject rows."""
-    source, mapping = folder / "other.db", folder / "other.yaml"
-    with closing(sqlite3.connect(source)) as db, db:
-        db.executescript(schema)
-    mapping.write_text(f"name: other\nentities:{entities}")
-    loaded = load_mapping(mapping)
-    create_tables(library.aws.client("dynamodb"), loaded, source, library.environment)
-    return Driver(library, source, mapping=loaded, max_rejects=9)
-
-
 @pytest.mark.parametrize(
     "edits",
     [
@@ -193,11 +182,14 @@ def test_the_key_of_an_item_that_a_rejected_row_keeps_is_not_free(library: Libra
         "CREATE TABLE page (id INTEGER PRIMARY KEY, slug TEXT, up INTEGER);"
         "INSERT INTO page VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', NULL);",
         """
+name: other
+entities:
   page:
     source: {table: page, key: id}
     target: {table: "Pages-{environment}", key: {pk: "PAGE#{slug}"}}
     attributes: {up: {column: up, references: page, optional: true}}
 """,
+        max_rejects=9,
     )
     driver.run()
     before = scan_all(driver)
@@ -223,6 +215,8 @@ def test_a_key_that_is_made_of_a_rejected_parents_key_stays_with_it(library: Lib
         "CREATE TABLE entry (id INTEGER PRIMARY KEY, list INTEGER, text TEXT);"
         "INSERT INTO list VALUES (1, 'a', 1), (2, 'b', NULL); INSERT INTO entry VALUES (1, 1, 'x'), (2, 2, 'y');",
         """
+name: other
+entities:
   list:
     source: {table: list, key: id}
     target: {table: "Lists-{environment}", key: {pk: "LIST#{slug}"}}
@@ -232,6 +226,7 @@ def test_a_key_that_is_made_of_a_rejected_parents_key_stays_with_it(library: Lib
     target: {table: "Entries-{environment}", key: {pk: "{@list}", sk: "ENTRY#{text}"}}
     attributes: {list: {column: list, references: list}}
 """,
+        max_rejects=9,
     )
     driver.run()
     edit(
@@ -255,10 +250,13 @@ def test_a_row_goes_back_to_a_key_whose_item_was_kept(library: Library, tmp_path
         tmp_path,
         "CREATE TABLE seat (id INTEGER PRIMARY KEY, room TEXT); INSERT INTO seat VALUES (1, 'x'), (2, 'y');",
         """
+name: other
+entities:
   seat:
     source: {table: seat, key: id}
     target: {table: "Seats-{environment}", key: {id: keep, room: keep}}
 """,
+        max_rejects=9,
     )
     driver.run()
     for room, deletes in (("z", "keep"), ("x", "keep"), ("x", "delete")):
@@ -277,11 +275,14 @@ def test_a_new_id_changes_with_the_other_part_of_its_key(library: Library, tmp_p
         "CREATE TABLE task (id INTEGER PRIMARY KEY, state TEXT, text TEXT);"
         "INSERT INTO task VALUES (1, 'open', 'one'), (2, 'done', 'two');",
         """
+name: other
+entities:
   task:
     source: {table: task, key: id}
     target: {table: "Tasks-{environment}", key: {pk: "TASK#{state}", sk: new_id}}
     attributes: {text: {column: text, type: string}}
 """,
+        max_rejects=9,
     )
     driver.run()
     [(_, two), (_, one)] = sorted(read(driver, "task", "pk", "sk"))
