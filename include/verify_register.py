@@ -35,8 +35,7 @@ UNION ALL SELECT new_id, 'has no line in the change set' FROM id_map m LEFT JOIN
     WHERE key IS NULL AND (m.written OR m.state IN ('kept_conflict', 'held_reject'))
 UNION ALL SELECT h.new_id, 'is not that of the head' FROM head.id_map h LEFT JOIN main.id_map m USING (new_id)
     WHERE (m.old_key, m.generation, m.first_seen) IS NOT (h.old_key, h.generation, h.first_seen) AND h.state != ?1
-    AND (?1 = '' OR m.old_key ISNULL OR m.old_key IS h.old_key
-        AND (h.state, m.generation > h.generation) != ('kept_delete', 1))"""  # a row may take over a key that is kept
+    AND (?1 = '' OR m.old_key ISNULL OR m.old_key IS h.old_key AND (h.state != ?2 OR m.generation <= h.generation))"""
 TOTALS = """SELECT (SELECT count(*) FROM main.rejects), count(*) FILTER (WHERE state IN ('live', 'kept_conflict')),
     count(*) FILTER (WHERE state IN ('kept_conflict', 'kept_delete')) FROM main.id_map"""
 
@@ -207,7 +206,7 @@ class Target:
                 sums.update(self.attempt(path, self.add_lines, db, path, part, entity))
             if any(path.startswith(base) for path in self.damaged):
                 return
-            for key, misfit in db.execute(MISFITS, ("tombstone" if index.get("kept") else "",)):
+            for key, misfit in db.execute(MISFITS, ("tombstone" if index.get("kept") else "", "kept_delete")):
                 self.expect(False, place, f"Its entry {key} {misfit}.")
             for old_key, generation, key in db.execute("SELECT old_key, generation, new_id FROM main.id_map"):
                 made = {str(uuid5(UUID(manifest["namespace"]), f"{entity}/{old_key}/{generation}")), index.get("kept")}
