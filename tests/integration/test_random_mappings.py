@@ -61,7 +61,7 @@ class History:
     def __init__(self, library: Library, folder: Path, seed: int) -> None:
         self.library, self.folder, self.seed = library, folder, seed
         self.draw = random.Random(f"history {seed}")
-        self.world: World = make_world(seed, 3 if seed < QUICK_SEEDS else 5)
+        self.world: World = make_world(seed, 5 if seed >= QUICK_SEEDS else 2 if seed % 4 else 4)
         self.source, path = folder / "world.db", folder / "world.yaml"
         path.write_text(write_mapping(self.world))
         self.mapping = load_mapping(path)
