@@ -419,7 +419,7 @@ def test_rows_in_the_wal_count_and_the_source_is_left_as_it_is(tmp_path: Path) -
 
 
 def test_a_database_without_tables_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"has no table that can be migrated: name the file"):
+    with pytest.raises(SourceError, match=r"no table that can be migrated: name the file.* Left out, as a view: v\.$"):
         draft(tmp_path, "CREATE VIEW v AS SELECT 1")
 
 

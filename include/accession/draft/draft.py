@@ -48,7 +48,8 @@ def draft_mapping(source: Path, name: str, *, new_ids: bool = False) -> Draft:
         left_out = dict(schema.left_out)
         tables = _find_keys(db, schema, left_out, new_ids=new_ids)
         if not tables:
-            raise SourceError(f"{source} has no table that can be migrated: name the file that the application writes.")
+            cure = f"{source} has no table that can be migrated: name the file that the application writes."
+            raise SourceError(" ".join([cure, *list_left_out(left_out)]))
         finder = ReferenceFinder(db, replace(schema, left_out=left_out), tables)
         named = {tuple(split_words(table.schema.name)): table for table in tables}
         entities = mask_keys(

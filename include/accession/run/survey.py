@@ -148,7 +148,6 @@ class Survey:
         )
         counted = f"SELECT *, count(*) OVER (PARTITION BY new_id) AS count FROM ({maps})"
         query = f"SELECT new_id, is_there, member, old_key FROM ({counted}) WHERE count > 1 ORDER BY 1, 2 DESC, 3, 4"
-        self._db.execute("DELETE FROM claims")  # of another table of the group
         self._db.execute(f"INSERT INTO claims {query}")
         claims = self._db.execute("SELECT * FROM claims ORDER BY rowid")
         with self._transaction():
