@@ -37,7 +37,7 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A test is a deployment, too: it says what its runs may do. Its environments are called t<digits>, see make_library.
-for name in [name for name in os.environ if name.startswith("ACCESSION_")]:
+for name in [name for name in os.environ if name.startswith("ACCESSION_") and name != "ACCESSION_SEED"]:
     del os.environ[name]
 DEPLOYMENT = {
     "ACCESSION_ALLOWED_SOURCES": tempfile.gettempdir(),
