@@ -159,7 +159,7 @@ def test_a_child_in_another_case_of_a_rejected_parent_says_so(words: Callable[..
     )
     driver.run()
     assert driver.rejects("use") == {
-        4: "lang: lang 'x' refers to a lang that was rejected itself",
+        4: "lang: lang 'x' refers to a row of lang that was rejected itself",
         5: "lang: lang 'zz' refers to no lang",
     }
 

@@ -127,31 +127,31 @@ def test_edits_in_a_circle_are_written_alone_and_undone(firm: Driver) -> None:
         (
             "UPDATE person SET born = 'soon' WHERE id = 4", "'Di', 'Eva', 'two'",
             {"person": {4: "born: born: 'soon' is not a day, such as 2026-01-05",
-                        5: "boss: boss 4 refers to a person that was rejected itself"},
-             "badge": {2: "person: person 5 refers to a person that was rejected itself"}},
+                        5: "boss: boss 4 refers to a row of person that was rejected itself"},
+             "badge": {2: "person: person 5 refers to a row of person that was rejected itself"}},
         ),
         (
             "UPDATE person SET boss = 99 WHERE id = 3", "'Cy', 'b', 'c', 'Di', 'Eva', 'two'",
             {"person": {3: "boss: boss 99 refers to no person",
-                        4: "team: team 'c' refers to a team that was rejected itself",
-                        5: "boss: boss 4 refers to a person that was rejected itself"},
-             "team": {"b": "lead: lead 3 refers to a person that was rejected itself",
-                      "c": "parent: parent 'b' refers to a team that was rejected itself"},
-             "badge": {2: "person: person 5 refers to a person that was rejected itself"}},
+                        4: "team: team 'c' refers to a row of team that was rejected itself",
+                        5: "boss: boss 4 refers to a row of person that was rejected itself"},
+             "team": {"b": "lead: lead 3 refers to a row of person that was rejected itself",
+                      "c": "parent: parent 'b' refers to a row of team that was rejected itself"},
+             "badge": {2: "person: person 5 refers to a row of person that was rejected itself"}},
         ),
         (
             "UPDATE team SET lead = 3 WHERE code = 'a'; UPDATE person SET team = 'x' WHERE id = 3",
             "SELECT name FROM person UNION SELECT code FROM team UNION SELECT text FROM badge WHERE id < 3",
-            {"person": {1: "boss: boss 1 refers to a person that was rejected itself",
-                        2: "boss: boss 1 refers to a person that was rejected itself",
+            {"person": {1: "boss: boss 1 refers to a row of person that was rejected itself",
+                        2: "boss: boss 1 refers to a row of person that was rejected itself",
                         3: "team: team 'x' refers to no team",
-                        4: "team: team 'c' refers to a team that was rejected itself",
-                        5: "boss: boss 4 refers to a person that was rejected itself"},
-             "team": {"a": "lead: lead 3 refers to a person that was rejected itself",
-                      "b": "lead: lead 3 refers to a person that was rejected itself",
-                      "c": "parent: parent 'b' refers to a team that was rejected itself"},
-             "badge": {1: "person: person 1 refers to a person that was rejected itself",
-                       2: "person: person 5 refers to a person that was rejected itself"}},
+                        4: "team: team 'c' refers to a row of team that was rejected itself",
+                        5: "boss: boss 4 refers to a row of person that was rejected itself"},
+             "team": {"a": "lead: lead 3 refers to a row of person that was rejected itself",
+                      "b": "lead: lead 3 refers to a row of person that was rejected itself",
+                      "c": "parent: parent 'b' refers to a row of team that was rejected itself"},
+             "badge": {1: "person: person 1 refers to a row of person that was rejected itself",
+                       2: "person: person 5 refers to a row of person that was rejected itself"}},
         ),
     ],
 )  # fmt: skip
@@ -275,7 +275,7 @@ entities:
     create_tables(library.aws.client("dynamodb"), driver.mapping, source, library.environment)
     assert driver.run().status == "verified"
     assert driver.rejects("left") == {3: "other: other 9 refers to no right"}
-    assert driver.rejects("right") == {8: "other: other 3 refers to a left that was rejected itself"}
+    assert driver.rejects("right") == {8: "other: other 3 refers to a row of left that was rejected itself"}
     assert read(driver, "left", "id") == {(1,): {"other": 7}, (2,): {"other": None}}
     assert read(driver, "right", "id") == {(7,): {"other": 2}}
 
@@ -319,7 +319,7 @@ def test_a_row_may_refer_to_more_parents_than_sqlite_attaches(library: Library, 
     create_tables(library.aws.client("dynamodb"), driver.mapping, source, library.environment)
     assert driver.run().status == "verified"
     assert driver.rejects("child") == {
-        2: "a19, b19: a19, b19 'x', 7 refers to a parent_19 that was rejected itself",
+        2: "a19, b19: a19, b19 'x', 7 refers to a row of parent_19 that was rejected itself",
         3: "a19, b19: a19, b19 'é', 7 refers to no parent_19",
     }
     item = {f"p{number}": f"P{number}#é#{number}" for number in range(20)}

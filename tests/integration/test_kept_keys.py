@@ -268,7 +268,9 @@ def test_a_child_of_a_rejected_parent_says_so(music: Driver) -> None:
     )
     driver = later(music, max_rejects=5)
     driver.run()
-    assert driver.rejects("play") == {11: "album, nr: album, nr 'A-1', 3 refers to a track that was rejected itself"}
+    assert driver.rejects("play") == {
+        11: "album, nr: album, nr 'A-1', 3 refers to a row of track that was rejected itself"
+    }
 
 
 def test_every_auditor_finds_the_target_sound_and_an_altered_item_not(music: Driver, tmp_path: Path) -> None:

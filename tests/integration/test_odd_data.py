@@ -103,7 +103,7 @@ ODD: dict[str, tuple[str, str, str, dict[str, Any] | str]] = {
     "milliseconds taken for seconds": ("user_book", "date_added", "1767616496000", "is outside the years 1 to 9999"),
     "a parent as text": ("user_book", "book_id", "'1'", {"S": "book 1"}),
     "no such parent": ("user_book", "book_id", "99999", "book_id 99999 refers to no book"),
-    "no parent": ("user_book", "book_id", "NULL", "book_id is NULL, it must refer to a book"),
+    "no parent": ("user_book", "book_id", "NULL", "book_id is NULL, it must refer to a row of book"),
     "a text as parent": ("user_book", "book_id", "'x'", "book_id 'x' refers to no book"),
     "a BLOB as parent": ("user_book", "book_id", "X'31'", "book_id a BLOB of 1 bytes refers to no book"),
     "invalid UTF-8 as parent": ("user_book", "book_id", "CAST(X'FF' AS TEXT)", "refers to no book"),
@@ -112,7 +112,7 @@ ODD: dict[str, tuple[str, str, str, dict[str, Any] | str]] = {
         "user_book",
         "book_id",
         "(SELECT id FROM book WHERE typeof(title) = 'blob' LIMIT 1)",
-        "refers to a book that was rejected itself",
+        "refers to a row of book that was rejected itself",
     ),
 }
 KEYS = {"user": "user_id", "book": "book_id", "user_book": "user_book_id"}
@@ -374,9 +374,9 @@ def test_rows_whose_key_is_none_are_rejected_alone(library: Library, tmp_path: P
     assert "id: the key is not valid Unicode" in reasons
     assert names_of_owners(driver) == {1: "h"}
     assert driver.rejects("thing") == {
-        2: "owner: owner is NULL, it must refer to a owner",
-        3: "owner: owner 1.5 refers to a owner that was rejected itself",
-        4: "owner: owner '' refers to a owner that was rejected itself",
+        2: "owner: owner is NULL, it must refer to a row of owner",
+        3: "owner: owner 1.5 refers to a row of owner that was rejected itself",
+        4: "owner: owner '' refers to a row of owner that was rejected itself",
     }
 
 

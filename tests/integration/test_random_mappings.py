@@ -30,7 +30,7 @@ from second_auditor import find_damage
 from tables import create_tables
 from verify_register import Target
 
-QUICK_SEEDS, QUICK_ROUNDS, SLOW_ROUNDS = 12, 1, 4
+QUICK_SEEDS, QUICK_ROUNDS, SLOW_ROUNDS = 6, 1, 4
 SEED = os.environ.get("ACCESSION_SEED")
 QUICK = [int(SEED)] if SEED else range(QUICK_SEEDS)
 SLOW = () if SEED else range(QUICK_SEEDS, QUICK_SEEDS + 200)

@@ -99,8 +99,8 @@ def test_a_reject_is_found_again_by_its_digest(make: Callable[..., Driver]) -> N
     assert [(row["entity"], row["reason"]) for row in rejects] == [
         ("session", "expires: 'soon' is not a number"),
         ("session", "token holds text that is not valid Unicode"),
-        ("visit", "token ••• refers to a session that was rejected itself"),
-        ("event", "token ••• refers to a session that was rejected itself"),
+        ("visit", "token ••• refers to a row of session that was rejected itself"),
+        ("event", "token ••• refers to a row of session that was rejected itself"),
         ("event", "token ••• refers to no session"),
     ]
     assert [row["key"] for row in rejects if row["entity"] == "event"] == ["7", "99"]

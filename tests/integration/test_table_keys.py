@@ -73,7 +73,7 @@ def test_rows_with_one_key_are_rejected_and_name_each_other(accounts: Driver, tm
     assert driver.run().status == "verified"
     key = 'its key ["ACCOUNT#a@x","#META"] is also that of account'
     assert driver.rejects("account") == {1: f"id: {key} 4", 4: f"id: {key} 1", 6: f"id: {key} 1"}
-    assert driver.rejects("note") == {1: "account: account 1 refers to a account that was rejected itself"}
+    assert driver.rejects("note") == {1: "account: account 1 refers to a row of account that was rejected itself"}
     expect_accounts(driver, "1, 4, 6")
     assert later(accounts, max_rejects=9).run().status == "unchanged"
     edit(accounts, "DELETE FROM account WHERE id IN (4, 6)")

@@ -131,8 +131,9 @@ def test_rows_that_would_be_rejected_are_counted_by_reason(source: Path, capsys:
         f"3{place}artist: 2 of 6 rows would be rejected (born: 'soon' is not a day, such as 2026-01-05){cure}",
         f"3{place}artist: 1 of 6 rows would be rejected (secret: ••• is a BLOB where the mapping says string){cure}",
         f"12{place}album: 2 of 7 rows would be rejected (artist 99 refers to no artist){cure}",
-        f"12{place}album: 1 of 7 rows would be rejected (artist is NULL, it must refer to a artist){cure}",
-        f"12{place}album: 1 of 7 rows would be rejected (artist 4 refers to a artist that was rejected itself){cure}",
+        f"12{place}album: 1 of 7 rows would be rejected (artist is NULL, it must refer to a row of artist){cure}",
+        f"12{place}album: 1 of 7 rows would be rejected "
+        f"(artist 4 refers to a row of artist that was rejected itself){cure}",
         " it fits the source. Of 13 rows, 7 would be rejected.",
     ]
 
@@ -160,7 +161,7 @@ def test_keys_may_collide_in_several_tables(source: Path, capsys: pytest.Capture
     assert [line.partition("entities.")[2].partition("): ")[0] for line in lines] == [
         "artist: 4 of 5 rows would be rejected (id: its key Nina is also that of artist 5",
         "album: 2 of 4 rows would be rejected (id: its key [] is also that of album 4",
-        "album: 2 of 4 rows would be rejected (artist 1 refers to a artist that was rejected itself",
+        "album: 2 of 4 rows would be rejected (artist 1 refers to a row of artist that was rejected itself",
         "",
     ]
 

@@ -207,10 +207,11 @@ class SourceRows:
         explained = [(self._is_rejected(orphan), orphan) for orphan in self.builder.find_orphans(row.values)]
         is_rejected, orphan = min(explained, key=itemgetter(0))
         if None in orphan.old_key:
-            return Reject(orphan.column, f"{orphan.column} is NULL, it must refer to a {orphan.parent}")
+            return Reject(orphan.column, f"{orphan.column} is NULL, it must refer to a row of {orphan.parent}")
         if is_rejected:
             return Reject(
-                orphan.column, f"{orphan.column} {orphan.shown} refers to a {orphan.parent} that was rejected itself"
+                orphan.column,
+                f"{orphan.column} {orphan.shown} refers to a row of {orphan.parent} that was rejected itself",
             )
         return orphan
 
