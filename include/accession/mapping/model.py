@@ -1,13 +1,14 @@
 """A mapping file as a whole: its entities, in the order of their references. Validated when it is made."""
 
 from functools import cached_property, partial
-from graphlib import CycleError, TopologicalSorter
+from graphlib import CycleError
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
 from accession.column_types import KeyType
 from accession.mapping.entity import NAME, NAME_ALLOWED, Entity
+from accession.mapping.groups import find_groups
 from accession.mapping.key import ROWID, KeyPart
 from accession.mapping.table import Index, TargetTable, check_shared_table, check_target_table, unite_indexes
 from accession.validation import StrictModel, collect_faults, explain_unknown, list_words
@@ -15,23 +16,7 @@ from accession.validation import StrictModel, collect_faults, explain_unknown, l
 # sqlite.org "Limits": a join has at most 64 tables. A reference takes up to two, the row and its record two more.
 MAX_REFERENCES = 31
 
-
 NO_PART = KeyPart("")
-
-
-def may_collide(one: Entity, other: Entity) -> bool:
-    """Tell whether rows of two entities could have one key in a table that they share. They cannot if a part of the key
-    begins or ends with different texts, as in "USER#{id}" and "BOOK#{id}"."""
-    if one.name == other.name or one.target.table != other.target.table:
-        return False
-    return all(
-        _overlap(mine.start, its.start) and _overlap(mine.end[::-1], its.end[::-1])
-        for mine, its in zip(one.key_parts, other.key_parts, strict=True)
-    )
-
-
-def _overlap(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
 
 
 class Mapping(StrictModel):
@@ -182,20 +167,7 @@ class Mapping(StrictModel):
 
         In a group, an entity stands before those whose key or identity is made of its key. Raises CycleError.
         """
-        reached = {name: self._reach(name) for name in self.entities}
-        groups = {
-            name: tuple(
-                other for other in self.entities if other == name or (name in reached[other] and other in reached[name])
-            )
-            for name in self.entities
-        }
-        keys = tuple(TopologicalSorter({n: e.key_parents for n, e in self.entities.items()}).static_order())
-        links = {
-            group: {groups[parent] for name in group for parent in self.entities[name].references.values()} - {group}
-            for group in groups.values()
-        }
-        order = TopologicalSorter(links).static_order()
-        return tuple(tuple(sorted(group, key=keys.index)) for group in order)
+        return find_groups(self.entities, self.mates)
 
     @cached_property
     def levels(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
@@ -206,18 +178,6 @@ class Mapping(StrictModel):
             depth |= dict.fromkeys(group, own)
         deepest = max(depth.values())
         return tuple(tuple(g for g in self.groups if depth[g[0]] == level) for level in range(deepest + 1))
-
-    def _reach(self, name: str) -> set[str]:
-        """Return the entities that one must follow, directly or through others; itself only if there is a circle."""
-        reached: set[str] = set()
-        waiting = [name]
-        while waiting:
-            entity = self.entities[waiting.pop()]
-            rivals = (other.name for other in self.mates[entity.target.table] if may_collide(entity, other))
-            found = {*entity.references.values(), *rivals} - reached
-            reached |= found
-            waiting += found
-        return reached
 
     def find_table_mates(self, name: str) -> tuple[str, ...]:
         """Return the entities that have the table of one, in the order of the groups."""
