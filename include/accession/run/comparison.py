@@ -64,16 +64,21 @@ class Comparison:
         entries: int = self.id_map.execute("SELECT coalesce(max(entry), 0) FROM id_map").fetchone()[0]
         self.found = bytearray(entries // 8 + 1)
         self.progress = Progress(f"verify {', '.join(self.counts)}", entries, "items")
-        with _collecting_rarely(), closing(ItemFile(self.folder / "scanned", self.secret)) as self.scanned:
-            self._scan()
-        recorded = Fingerprint(self.secret)
-        for batch in split_batches(self.id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'"), MAP_ROWS):
-            recorded.add([checksum for (checksum,) in batch])
-        if self.scanned.fingerprint == recorded:
-            self._count_verified(set())
-            self._find_missing(set())
-        else:
-            self._find_problems()
+        with _collecting_rarely():
+            with closing(ItemFile(self.folder / "scanned", self.secret)) as self.scanned:
+                self._scan()
+            recorded = Fingerprint(self.secret)
+            checksums = self.id_map.execute("SELECT checksum FROM id_map WHERE state = 'live'")
+            for batch in split_batches(checksums, MAP_ROWS):
+                recorded.add([checksum for (checksum,) in batch])
+            if self.scanned.fingerprint != recorded:
+                self._find_problems()
+            else:
+                if len(self.counts) == 1:
+                    self.counts[self.first]["verified"] = recorded.count
+                else:
+                    self._count_verified(set())
+                self._find_missing(set())
         self.progress.finish()
 
     def _count_verified(self, differing: set[int]) -> None:
