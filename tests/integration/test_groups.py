@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from accession.artifacts import Store
 from accession.audit import audit_target
 from accession.errors import RefusedError
 from accession.mapping import load_mapping
@@ -119,6 +120,39 @@ def test_edits_in_a_circle_are_written_alone_and_undone(firm: Driver) -> None:
     assert scan_all(firm) == before
     firm.undo()
     assert not any(firm.scan(name) for name in firm.mapping.entities)
+
+
+def test_a_task_that_dies_between_the_results_of_a_group_is_repeated(
+    firm: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The DAG gives the maps of the parents to the task of the first entity alone, so that one must do it all again."""
+    firm.start()
+    claim, claimed = Store.claim, list[str]()
+
+    def die_at_the_second(store: Store, path: str, data: bytes) -> bool:
+        if path.endswith("/index.json"):
+            claimed.append(path.split("/")[-2])
+            if len(claimed) == 2:
+                raise RuntimeError("the task dies")
+        return claim(store, path, data)
+
+    monkeypatch.setattr(Store, "claim", die_at_the_second)
+    with pytest.raises(RuntimeError):
+        firm.stage("team")
+    assert claimed == ["person", "team"]
+    assert firm.steps.folder.find_staged("team") is None
+    monkeypatch.undo()
+    firm.stage("team")
+    firm.steps.stage("person", {})
+    firm.stage("badge")
+    firm.plan()
+    firm.open()
+    firm.migrate_all()
+    for name in firm.mapping.order:
+        firm.verify(name)
+    assert firm.end().status == "verified"
+    expect_firm(firm)
+    assert audit_target(firm.store).ok
 
 
 @pytest.mark.parametrize(

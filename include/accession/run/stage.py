@@ -62,7 +62,8 @@ def stage_entity(run: RunContext, name: str, id_maps: Mapping[str, str]) -> Stag
         return run.folder.load_staged(name)
     with tempfile.TemporaryDirectory(prefix="accession-") as folder, explaining(run.manifest.source):
         staging = _stage_group if run.mapping.needs_survey(name) else _stage_alone
-        for staged in staging(run, name, id_maps, Path(folder)):
+        # The first of a group comes last: its task is done when all have their results, and else stages all again.
+        for staged in reversed(staging(run, name, id_maps, Path(folder))):
             run.store.claim(run.folder.path_of_staged(staged.entity), staged.dump())
     return run.folder.load_staged(name)
 
@@ -170,6 +171,7 @@ class _Stager:
     def stage(self) -> None:
         """Stage all rows, then the records of the head that have no row in the source."""
         units_before = self.run.dynamodb.consumed_read_units
+        has_rowid = self.rows.entity.source.has_rowid
         progress = Progress(f"stage {self.name}", self.rows.count, "rows")
         for row in self.rows.read():
             try:
@@ -179,8 +181,9 @@ class _Stager:
                 if self.survey is not None and not row.repeats and self.survey.is_valid(self.name, row.old_key):
                     self.late.append(row.old_key)
             else:
-                self.reconciler.counts["adjusted"] += made.adjusted
-                if self.rows.entity.source.has_rowid and row.recorded is not None:
+                if made.adjusted:
+                    self.reconciler.counts["adjusted"] += made.adjusted
+                if has_rowid and row.recorded is not None:
                     self._count_renumbered(row.recorded, made.entry.identity)
                 self.reconciler.add(made.match, made.entry, made.prepared)
             progress.add(1)
